@@ -1,0 +1,174 @@
+"""Writes verified bundles: export, comparison and seal happen in a draft folder that only then moves into place."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import keras_resnets
+from keras_resnets.atomic import atomic_folder
+from keras_resnets.bundle import MANIFEST, Bundle, Manifest, Variant, seal
+from keras_resnets.preprocessing import ImageError, ImageLike, Preprocessing
+
+from .errors import ExportError, refuse_existing
+from .onnx import OPSET, to_onnx
+from .saved_model import to_saved_model
+from .trace import INPUT, Interface, interface
+from .verify import compare, keras_runners, onnx_runners, saved_model_runners
+
+TOLERANCE = 1e-4
+_GOLDEN_ROWS = 2
+_PROBE_ROWS = 17
+_ANY_SIDE = 224  # for a side that the model leaves open
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+_FOR = ("cpu", "openvino", "cuda", "tensorrt")
+
+
+def to_bundle(
+    model: Any,
+    path: str | Path,
+    *,
+    preprocessing: Preprocessing | None = None,
+    labels: Sequence[str] | None = None,
+    images: str | Path | Iterable[ImageLike] | None = None,
+    license: str | None = None,
+    saved_model: bool = True,
+    tolerance: float = TOLERANCE,
+    overwrite: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Bundle:
+    """Export a Keras image model to a bundle, after proving that it gives what Keras gives.
+
+    Args:
+        model: a built Keras model with one input [batch, height, width, channels] and one output.
+        path: folder to write; it appears whole or not at all.
+        preprocessing: how images become the input; by default the model's own (see `load_model`). Without
+            one the bundle runs on tensors only, and refuses images.
+        labels: class names; by default the model's own.
+        images: real images to verify with, beside noise: a folder, or paths, Pillow images, uint8 arrays.
+        license: of the weights, stored in the bundle.
+        saved_model: also export, verify and include a SavedModel.
+        tolerance: largest allowed max|a − b| / max|a| between Keras and each exported form.
+        overwrite: replace an existing bundle.
+        progress: called with a line before each step.
+
+    Returns:
+        The bundle.
+
+    Raises:
+        ExportError: when the model cannot be exported, an exported form drifts, an image cannot be read, or
+            the folder cannot be written. Nothing is left behind.
+        MissingExtraError: when a dependency is not installed.
+    """
+    say = progress or (lambda line: None)
+    folder = Path(path)
+    refuse_existing(folder, overwrite)
+    face = interface(model)
+    preprocessing = preprocessing or getattr(model, "preprocessing", None)
+    labels = tuple(labels or getattr(model, "labels", None) or ()) or None
+    _check_description(model, face, preprocessing, labels)
+    golden, probes = _probes(face, preprocessing, images)
+    try:
+        with atomic_folder(folder, overwrite=overwrite) as draft:
+            say("converting to ONNX")
+            to_onnx(model, draft / "model.onnx")
+            runtimes = {"onnxruntime": onnx_runners(draft / "model.onnx")}
+            if saved_model:
+                say("writing the SavedModel")
+                to_saved_model(model, draft / "saved_model")
+                runtimes["saved_model"] = saved_model_runners(draft / "saved_model")
+            say("verifying against Keras")
+            report = compare(keras_runners(model), runtimes, probes, tolerance)
+            tensor = preprocessing.normalize(golden) if preprocessing else golden
+            expected = np.asarray(model(tensor, training=False), np.float32)
+            np.savez_compressed(draft / "golden.npz", input=golden, output=expected)
+            manifest = Manifest(
+                model=model.name,
+                input_name=INPUT,
+                input_shape=face.input_shape,
+                output_name=face.output,
+                output_kind=face.output,
+                variants=(Variant("model.onnx", "float32", OPSET, _FOR),),
+                preprocessing=preprocessing,
+                labels=labels,
+                golden="golden.npz",
+                saved_model="saved_model" if saved_model else None,
+                license=license,
+                verification=tuple(row.to_dict() for row in report),
+                created=_versions(),
+                files=seal(draft),
+            )
+            (draft / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    except OSError as error:
+        raise ExportError(f"cannot write {folder}: {error}") from error
+    return Bundle(folder, manifest)
+
+
+def _check_description(
+    model: Any, face: Interface, preprocessing: Preprocessing | None, labels: Sequence[str] | None
+) -> None:
+    height, width, channels = face.input_shape[1:]
+    if preprocessing:
+        given = (*preprocessing.size, preprocessing.channels)
+        fits = all(side in (None, own) for side, own in zip((height, width, channels), given, strict=True))
+        if not fits:
+            raise ExportError(f"the preprocessing makes {given}, but {model.name} takes {(height, width, channels)}")
+    classes = model.outputs[0].shape[-1]
+    if labels and len(labels) != classes:
+        raise ExportError(f"{len(labels)} labels for the {classes} outputs of {model.name}")
+
+
+def _probes(
+    face: Interface, preprocessing: Preprocessing | None, images: Any
+) -> tuple[NDArray[Any], dict[str, NDArray[np.float32]]]:
+    """The golden input, and what to verify with: noise, and real images where given."""
+    random = np.random.default_rng(0)
+    if preprocessing is None:
+        if images is not None:
+            raise ExportError("images= needs preprocessing=, which says how they become the model's input")
+        height, width, channels = (side or _ANY_SIDE for side in face.input_shape[1:])
+        noise = random.standard_normal((_PROBE_ROWS, height, width, channels), np.float32)
+        return noise[:_GOLDEN_ROWS], {"noise": noise}
+    shape = (_PROBE_ROWS, *preprocessing.size, preprocessing.channels)
+    pixels = random.integers(0, 256, shape, np.uint8)
+    probes = {"noise": preprocessing.normalize(pixels)}
+    real = [] if images is None else _read(images, preprocessing)
+    if images is not None:
+        if not real:
+            raise ExportError(f"no images to verify with: {images} has none of {', '.join(sorted(_SUFFIXES))}")
+        pixels = np.stack(real)
+        probes["images"] = preprocessing.normalize(pixels)
+    return pixels[:_GOLDEN_ROWS], probes
+
+
+def _read(images: Any, preprocessing: Preprocessing) -> list[NDArray[np.uint8]]:
+    if isinstance(images, (str, Path)):
+        folder = Path(images)
+        if not folder.is_dir():
+            raise ExportError(f"the folder of images {folder} does not exist")
+        images = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES)
+    rows = []
+    try:
+        for image in images:
+            rows.append(preprocessing.pixels(image))
+            if len(rows) == _PROBE_ROWS:
+                break
+    except ImageError as error:
+        raise ExportError(f"an image to verify with cannot be used: {error}") from error
+    return rows
+
+
+def _versions() -> dict[str, str]:
+    found = {"keras_resnets": keras_resnets.__version__, "python": platform.python_version()}
+    for package in ("tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # another distribution provides it: onnxruntime-gpu, tensorflow-cpu
+            continue
+    return found

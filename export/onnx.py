@@ -1,0 +1,141 @@
+"""Keras to ONNX: tf2onnx converts a skeleton without weights, and they are filled in at the end."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import keras_resnets
+from keras_resnets.atomic import atomic_file
+from keras_resnets.extras import extra
+
+from .errors import ExportError, refuse_existing
+from .fold import fill
+from .naming import name_by_layer
+from .trace import INPUT, Skeleton, interface, skeleton
+
+with extra("export"):
+    import onnx
+    import tensorflow as tf
+    from tf2onnx import tfonnx
+with extra("serve"):
+    import onnxruntime
+
+OPSET = 18
+MAX_BYTES = 2**31 - 1  # a protobuf message cannot be larger
+
+
+def to_onnx(model: Any, file: str | Path, *, overwrite: bool = False) -> Path:
+    """Write a Keras image model as one ONNX file, opset 18, with batch norm folded into convolutions.
+
+    The result is not compared with the model: `to_bundle` does that.
+
+    Args:
+        model: a built Keras model with one input [batch, height, width, channels] and one output.
+        file: path to write; the file appears whole or not at all.
+        overwrite: replace an existing file.
+
+    Returns:
+        The path. The graph's input is called "images", its output "probabilities", "logits" or "features",
+        and its batch dimension "batch".
+
+    Raises:
+        ExportError: when the model has a form, a layer or a size that cannot be exported, or the path
+            cannot be written.
+        MissingExtraError: when tf2onnx, onnx or onnxruntime is not installed.
+    """
+    path = Path(file)
+    refuse_existing(path, overwrite)
+    proto = convert(model)
+    try:
+        with atomic_file(path) as draft:
+            draft.write_bytes(proto.SerializeToString())
+    except OSError as error:
+        raise ExportError(f"cannot write {path}: {error}") from error
+    return path
+
+
+def convert(model: Any) -> Any:
+    """The ONNX ModelProto of a Keras model; see `to_onnx`."""
+    face = interface(model)
+    if (size := sum(v.value.dtype.size * v.value.shape.num_elements() for v in model.variables)) > MAX_BYTES:
+        raise ExportError(f"{model.name} has {size / 2**30:.1f} GiB of weights; one ONNX file holds at most 2 GiB")
+    traced = skeleton(model)
+    proto = _optimize(_convert_graph(traced, model.name))
+    fill(proto, traced.weights)
+    layers = {layer.name for layer in model._flatten_layers() if layer is not model}
+    name_by_layer(proto.graph, layers, INPUT, face.output)
+    _describe(proto, model.name, face.input_shape, tuple(model.outputs[0].shape))
+    onnx.checker.check_model(proto)
+    return proto
+
+
+def _convert_graph(traced: Skeleton, name: str) -> Any:
+    names = [traced.input, *traced.weights]
+    logger = logging.getLogger("tf2onnx")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # what it logs of a failure is in the exception too
+    try:
+        with tf.Graph().as_default() as graph:
+            tf.import_graph_def(traced.graph.as_graph_def(add_shapes=True), name="")
+            converted = tfonnx.process_tf_graph(
+                graph,
+                opset=OPSET,
+                input_names=names,
+                output_names=[traced.output],
+                custom_op_handlers={"Erfc": (_erfc, [])},
+            )
+        proto = converted.make_model(name)
+    except (ValueError, KeyError, RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ExportError(f"tf2onnx cannot convert {name}: {error}") from error
+    finally:
+        logger.setLevel(level)
+    for node in proto.graph.node:
+        if not onnx.defs.has(node.op_type, OPSET, node.domain):
+            raise ExportError(f"{name}: layer {node.name!r} uses {node.op_type}, which has no ONNX form")
+    return proto
+
+
+def _erfc(context: Any, node: Any, name: str, args: Any) -> None:
+    """erfc(x) = 1 − erf(x), in exact GELU; tf2onnx has no handler for it."""
+    one = context.make_const(f"{name}_one", np.array(1, np.float32))
+    shape, kind = context.get_shape(node.output[0]), context.get_dtype(node.output[0])
+    context.remove_node(node.name)
+    erf = context.make_node("Erf", node.input, name=f"{name}_erf", shapes=[shape], dtypes=[kind])
+    context.make_node(
+        "Sub", [one.output[0], erf.output[0]], name=name, outputs=node.output, shapes=[shape], dtypes=[kind]
+    )
+
+
+def _optimize(proto: Any) -> Any:
+    """onnxruntime's basic optimizations, above all moving transposes until they cancel.
+
+    They run on the skeleton, so that no weight is copied; what they write is standard ONNX.
+    """
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "skeleton.onnx"
+        options.optimized_model_filepath = str(file)
+        onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnx.load(file)
+
+
+def _describe(proto: Any, name: str, input_shape: tuple[int | None, ...], output_shape: tuple[int | None, ...]) -> None:
+    """Dimension names, used opsets only, and who made it."""
+    for value, shape in ((proto.graph.input[0], input_shape), (proto.graph.output[0], output_shape)):
+        kind = value.type.tensor_type.elem_type
+        axes = ["batch", *("batch height width channels".split()[1:] if len(shape) == 4 else ["features"])]
+        dims = ["batch", *(axis if size is None else size for axis, size in zip(axes[1:], shape[1:], strict=False))]
+        value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, dims))
+    domains = {node.domain for node in proto.graph.node}
+    used = [opset for opset in proto.opset_import if opset.domain in domains]
+    del proto.opset_import[:]
+    proto.opset_import.extend(used)
+    proto.graph.name = name
+    proto.producer_name, proto.producer_version = "keras_resnets", keras_resnets.__version__

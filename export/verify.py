@@ -1,0 +1,154 @@
+"""Compares a Keras model with its exported forms: the proof that to_bundle demands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_resnets.extras import extra
+
+from .errors import ExportError
+from .trace import INPUT, interface, linear_head
+
+with extra("export"):
+    import onnx
+    import tensorflow as tf
+with extra("serve"):
+    import onnxruntime
+
+BATCH_SIZES = (1, 3, 17)
+Runner = Callable[[NDArray[np.float32]], NDArray[Any]]
+Runners = Mapping[str, Runner]  # by output: the model's own, and "logits" where it ends in softmax
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far one runtime is from Keras on one batch.
+
+    Args:
+        runtime: what was compared with Keras.
+        output: "probabilities", "logits" or "features". A saturated softmax hides differences, so models
+            that end in one are compared before it as well.
+        inputs: "noise" or "images".
+        batch: number of images.
+        max_error, mean_error: of |a − b|, over max|a| of the Keras output.
+        top1_agreement: share of the rows whose largest output is the same class.
+    """
+
+    runtime: str
+    output: str
+    inputs: str
+    batch: int
+    max_error: float
+    mean_error: float
+    top1_agreement: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row as JSON types."""
+        return asdict(self)
+
+
+def compare(
+    reference: Runners,
+    runtimes: Mapping[str, Runners],
+    probes: Mapping[str, NDArray[np.float32]],
+    tolerance: float,
+) -> tuple[Comparison, ...]:
+    """Run every runtime on every probe at batch sizes 1, 3 and 17.
+
+    Args:
+        reference: the Keras model's outputs, see `keras_runners`.
+        runtimes: name to the same outputs of an exported form.
+        probes: kind of input to a tensor [at least 1, height, width, channels]; rows repeat to fill a batch.
+        tolerance: largest allowed max|a − b| / max|a|.
+
+    Raises:
+        ExportError: when a figure exceeds the tolerance, or Keras itself gives infinities or NaN.
+    """
+    rows = []
+    for kind, probe in probes.items():
+        for batch in BATCH_SIZES:
+            tensor = np.resize(probe, (batch, *probe.shape[1:]))
+            for output, run_keras in reference.items():
+                expected = run_keras(tensor)
+                if not np.isfinite(expected).all():
+                    raise ExportError(_NOT_FINITE.format(inputs=kind))
+                rows += [
+                    _row((name, output, kind), expected, runners[output](tensor)) for name, runners in runtimes.items()
+                ]
+    if worst := [row for row in rows if not row.max_error <= tolerance]:
+        row = max(worst, key=lambda row: np.nan_to_num(row.max_error, nan=np.inf))
+        raise ExportError(
+            f"{row.runtime} drifts from Keras by {row.max_error:.2e} of the largest value (allowed: {tolerance:g}) "
+            f"in {row.output} on {row.inputs}, batch {row.batch}; nothing was written"
+        )
+    return tuple(rows)
+
+
+_NOT_FINITE = (
+    "Keras itself gives infinite or NaN outputs on {inputs}, so no export can be proven. A very deep network "
+    "that was never trained does: load trained weights, or give its batch norms statistics with "
+    "keras_resnets.update_batch_norm(model, batches)"
+)
+
+
+def _row(key: tuple[str, str, str], expected: NDArray[Any], got: NDArray[Any]) -> Comparison:
+    if got.shape != expected.shape:
+        raise ExportError(f"{key[0]} gives shape {list(got.shape)} where Keras gives {list(expected.shape)}")
+    difference = np.abs(got.astype(np.float64) - expected)
+    scale = float(np.abs(expected).max()) or 1.0
+    same = np.argmax(got, axis=-1) == np.argmax(expected, axis=-1)
+    error = float(difference.max()) / scale, float(difference.mean()) / scale
+    return Comparison(*key, len(expected), *error, float(same.mean()))
+
+
+def keras_runners(model: Any) -> Runners:
+    """The reference: a Keras model's output, and its logits where it ends in softmax."""
+
+    def logits(tensor: NDArray[np.float32]) -> NDArray[Any]:
+        with linear_head(model):
+            return np.asarray(model(tensor, training=False))
+
+    runners: dict[str, Runner] = {interface(model).output: lambda tensor: np.asarray(model(tensor, training=False))}
+    with linear_head(model) as has_logits:
+        if has_logits:
+            runners["logits"] = logits
+    return runners
+
+
+def saved_model_runners(folder: Path) -> Runners:
+    """Load a SavedModel and run its signatures."""
+    loaded = tf.saved_model.load(str(folder))
+
+    def runner(signature: Any) -> Runner:
+        return lambda tensor: next(iter(signature(**{INPUT: tf.constant(tensor)}).values())).numpy()
+
+    signatures = {next(iter(item.structured_outputs)): item for item in loaded.signatures.values()}
+    return {output: runner(signature) for output, signature in signatures.items()}
+
+
+def onnx_runners(file: Path) -> Runners:
+    """Load an ONNX file in onnxruntime's CPU provider, optimized at most EXTENDED as it is shipped.
+
+    The logits are what the final Softmax reads, taken out of a copy of the graph.
+    """
+    proto = onnx.load(file)
+    last = proto.graph.node[-1]
+    names = {proto.graph.output[0].name: proto.graph.output[0].name}
+    if last.op_type == "Softmax":
+        names["logits"] = last.input[0]
+        proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(last.input[0]))
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def runner(tensor_name: str) -> Runner:
+        return lambda tensor: session.run([tensor_name], {INPUT: tensor})[0]
+
+    return {output: runner(tensor_name) for output, tensor_name in names.items()}

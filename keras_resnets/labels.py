@@ -1,0 +1,50 @@
+"""Class names, and what a row of scores says in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+DIGITS = tuple("0123456789")
+FASHION_MNIST = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+
+
+class Prediction(NamedTuple):
+    """One class of a top-k list: its name, its index in the output and its probability."""
+
+    label: str
+    index: int
+    score: float
+
+
+def decode_predictions(
+    scores: ArrayLike, labels: Sequence[str] | None = None, top: int = 5
+) -> list[list[Prediction]]:
+    """The `top` most probable classes of each row, best first.
+
+    Args:
+        scores: [batch, classes] probabilities.
+        labels: one name a class; without them a class is called "class 7".
+        top: how many; more than there are classes gives all of them.
+
+    Raises:
+        ValueError: when the shape is not [batch, classes], `top` < 1, or labels and classes differ.
+    """
+    rows = np.asarray(scores)
+    if rows.ndim != 2:
+        raise ValueError(f"scores must have shape [batch, classes], not {list(rows.shape)}")
+    if top < 1:
+        raise ValueError(f"top must be at least 1, not {top}")
+    if labels is not None and len(labels) != rows.shape[1]:
+        raise ValueError(f"{len(labels)} labels for {rows.shape[1]} classes")
+    order = np.argsort(-rows, axis=1, kind="stable")[:, :top]
+    return [
+        [Prediction(labels[i] if labels else f"class {i}", int(i), float(row[i])) for i in best]
+        for row, best in zip(rows, order, strict=True)
+    ]

@@ -1,0 +1,118 @@
+"""What the families share: the input, the head, and a convolution padded as the papers' frameworks pad it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from keras_resnets.extras import extra
+from keras_resnets.weights import load_weights
+
+with extra("tensorflow"):
+    import keras
+    from keras import layers
+
+
+class Face(NamedTuple):
+    """The arguments that every constructor takes over from keras.applications."""
+
+    include_top: bool
+    weights: str | Path | None
+    input_tensor: Any
+    input_shape: tuple[int | None, int | None, int] | None
+    pooling: str | None
+    classes: int
+    classifier_activation: str | None
+    name: str
+
+
+def image_input(face: Face, default_shape: tuple[int, int, int]) -> Any:
+    """The Keras tensor [batch, height, width, channels] that the network starts from.
+
+    Raises:
+        ValueError: when `input_shape`, `classes` or `pooling` cannot be meant.
+    """
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError(
+            "keras_resnets builds channels-last networks: call keras.config.set_image_data_format('channels_last')"
+        )
+    if not isinstance(face.classes, int) or face.classes < 1:
+        raise ValueError(f"classes must be a positive integer, not {face.classes!r}")
+    if face.pooling not in (None, "avg", "max"):
+        raise ValueError(f"pooling must be None, 'avg' or 'max', not {face.pooling!r}")
+    shape = _checked_shape(face.input_shape, default_shape)
+    if face.input_tensor is None:
+        return layers.Input(shape=shape, name=f"{face.name}_input")
+    if keras.utils.is_keras_tensor(face.input_tensor):
+        return face.input_tensor
+    return layers.Input(tensor=face.input_tensor, shape=shape)
+
+
+def _checked_shape(shape: Any, default: tuple[int, int, int]) -> tuple[int | None, int | None, int]:
+    if shape is None:
+        return default
+    wrong = f"input_shape must be (height, width, channels), for example {default}; got {shape!r}"
+    try:
+        height, width, channels = shape
+    except (TypeError, ValueError):
+        raise ValueError(wrong) from None
+    if not isinstance(channels, int) or channels < 1:
+        raise ValueError(f"{wrong}: the number of channels must be given")
+    if any(side is not None and (not isinstance(side, int) or side < 1) for side in (height, width)):
+        raise ValueError(f"{wrong}: height and width are positive, or None for any size")
+    if height in (1, 3) and channels > 4:
+        raise ValueError(f"{wrong}: that looks channels-first")
+    return height, width, channels
+
+
+def conv(x: Any, filters: int, kernel: int, name: str, *, strides: int = 1, bias: bool = False) -> Any:
+    """A convolution with He initialisation that halves sides to ceil(side / strides).
+
+    Padding is symmetric, as in Caffe and PyTorch; "same" would pad a strided one at the far end only.
+    """
+    padding = "same"
+    if strides > 1 and kernel > 1:
+        x = layers.ZeroPadding2D(kernel // 2, name=name.removesuffix("_conv") + "_pad")(x)
+        padding = "valid"
+    return layers.Conv2D(
+        filters, kernel, strides, padding, use_bias=bias, kernel_initializer="he_normal", name=name
+    )(x)
+
+
+def identity(x: Any, channels: int, strides: int, name: str) -> Any:
+    """The shortcut without parameters: every `strides`-th pixel, and zeros in the channels that x lacks."""
+    if strides > 1:
+        x = layers.MaxPooling2D(1, strides, name=f"{name}_0_subsample")(x)
+    if channels > x.shape[-1]:
+        # ZeroPadding2D pads the last two axes of a channels-first tensor: here, the last is the channels.
+        x = layers.ZeroPadding2D(
+            ((0, 0), (0, channels - x.shape[-1])), data_format="channels_first", name=f"{name}_0_channels"
+        )(x)
+    return x
+
+
+def max_pool_stem(x: Any) -> Any:
+    """The 3×3 maximum with stride 2 that follows the ImageNet stem."""
+    x = layers.ZeroPadding2D(1, name="pool1_pad")(x)
+    return layers.MaxPooling2D(3, 2, name="pool1_pool")(x)
+
+
+def finish(x: Any, inputs: Any, face: Face) -> Any:
+    """The head (classifier, pooled features or a feature map), the model, and its weights."""
+    if face.include_top:
+        x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
+        x = layers.Dense(face.classes, activation=face.classifier_activation, name="predictions")(x)
+    elif face.pooling == "avg":
+        x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
+    elif face.pooling == "max":
+        x = layers.GlobalMaxPooling2D(name="max_pool")(x)
+    model = keras.Model(inputs, x, name=face.name)
+    if face.weights is not None:
+        load_weights(model, face.weights)
+    return model
+
+
+def allow_depth(blocks: int) -> None:
+    """Raise the process's recursion limit, upward only: Keras walks a network recursively, layer by layer."""
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), 1_000 + 40 * blocks))

@@ -1,0 +1,44 @@
+"""Re-estimates a network's batch-norm statistics from data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from keras_resnets.extras import extra
+
+with extra("tensorflow"):
+    import keras
+
+
+def update_batch_norm(model: Any, batches: Iterable[Any]) -> int:
+    """Replace the moving statistics of every batch norm by their mean over `batches`.
+
+    Useful after weights were averaged or changed, and for a network that was never trained: its initial
+    statistics (mean 0, variance 1) let each residual block double the signal's variance, which in a
+    thousand layers exceeds float32.
+
+    Args:
+        model: a Keras model.
+        batches: tensors [batch, height, width, channels], preprocessed.
+
+    Returns:
+        The number of batches used.
+
+    Raises:
+        ValueError: when there are no batches.
+    """
+    norms = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    momenta = [layer.momentum for layer in norms]
+    count = 0
+    try:
+        for count, batch in enumerate(batches, start=1):
+            for layer in norms:
+                layer.momentum = (count - 1) / count
+            model(batch, training=True)
+    finally:
+        for layer, momentum in zip(norms, momenta, strict=True):
+            layer.momentum = momentum
+    if not count:
+        raise ValueError("update_batch_norm needs at least one batch")
+    return count
