@@ -1,0 +1,65 @@
+"""A progress bar as a Keras callback."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from keras_resnets.extras import extra
+
+with extra("tensorflow"):
+    import keras
+
+_REFRESH = 0.5  # seconds between readings of the running loss, each of which waits for the device
+
+
+class ProgressBar(keras.callbacks.Callback):
+    """Shows epoch, loss, accuracy, images/s and the time left of the run.
+
+    Args:
+        epochs: of the run.
+        steps: an epoch.
+        batch_size: images a step.
+        console: where to print; by default the terminal's standard error.
+    """
+
+    def __init__(self, epochs: int, steps: int, batch_size: int, console: Console | None = None) -> None:
+        super().__init__()
+        self.epochs, self.steps, self.batch_size = epochs, steps, batch_size
+        self.console = console or Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:.0f} images/s"), TextColumn("left"), TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+        )  # fmt: skip
+        self._task = self._bar.add_task("training", total=epochs * steps, rate=0.0, note="")
+        self._read = self._began = time.monotonic()
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._bar.start()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._bar.update(self._task, description=f"epoch {epoch + 1}/{self.epochs}")
+        self._began = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._bar.advance(self._task)
+        now = time.monotonic()
+        if logs and now - self._read > _REFRESH:
+            self._read = now
+            loss, correct, images = (float(value) for value in logs["sums"])
+            note = f"loss {loss / images:.4f}  accuracy {correct / images:.4f}"
+            self._bar.update(self._task, rate=images / (now - self._began), note=note)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        row = logs or {}
+        shown = [name for name in ("loss", "accuracy", "val_loss", "val_accuracy") if name in row]
+        figures = "  ".join(f"{name} {row[name]:.4f}" for name in shown)
+        self._bar.console.print(f"epoch {epoch + 1:3d}  {figures}  {row.get('seconds', 0):.1f} s", highlight=False)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._bar.stop()

@@ -1,0 +1,154 @@
+"""Predicts with a bundle: images in, class names and probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from keras_resnets.bundle import Bundle, BundleError
+from keras_resnets.labels import Prediction, decode_predictions
+from keras_resnets.preprocessing import ImageLike
+
+from .providers import open_session
+
+GOLDEN_TOLERANCE = 1e-3  # of the largest output: other CPUs and providers round differently
+
+
+class Engine:
+    """A bundle's network in an ONNX Runtime session. TensorFlow and Keras are not needed.
+
+    Args:
+        bundle: the bundle's folder, or an open Bundle. Its files are compared with their hashes.
+        provider: "cpu", "openvino", "cuda" or "tensorrt"; one that is not active is an error.
+        precision: which variant; by default the bundle's first.
+        threads: threads of one operator; by default the CPUs that this process may use.
+        batch_size: images a session call at most.
+
+    Raises:
+        BundleError: when the bundle is missing or corrupt, or its golden sample gives other outputs here.
+        ProviderError: when the provider is not active.
+        ValueError: when `threads` or `batch_size` is below 1.
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path | Bundle,
+        *,
+        provider: str = "cpu",
+        precision: str | None = None,
+        threads: int | None = None,
+        batch_size: int = 32,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        self.batch_size = batch_size
+        variant = self.bundle.variant(precision)
+        self.bundle.check([variant.file, self.bundle.manifest.golden])
+        self.session = open_session(self.bundle.path / variant.file, provider, threads)
+        self.check_golden()
+
+    def run(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The network's raw output for a tensor that is already preprocessed.
+
+        Args:
+            tensor: float32 [batch, height, width, channels].
+
+        Returns:
+            float32 [batch, classes], or [batch, …] of a feature extractor.
+
+        Raises:
+            ValueError: when shape or type differ from the network's input.
+        """
+        manifest = self.bundle.manifest
+        array = np.asarray(tensor)
+        fits = array.ndim == 4 and all(
+            want in (None, have) for want, have in zip(manifest.input_shape, array.shape, strict=True)
+        )
+        if array.dtype != np.float32 or not fits:
+            want = ["batch", *(side or "any" for side in manifest.input_shape[1:])]
+            raise ValueError(f"{manifest.model} takes float32 {want}, not {array.dtype} {list(array.shape)}")
+        parts = [array[i : i + self.batch_size] for i in range(0, max(len(array), 1), self.batch_size)]
+        return np.concatenate([self._run(part) for part in parts])
+
+    def predict_scores(self, images: ImageLike | Iterable[ImageLike]) -> NDArray[np.float32]:
+        """Probabilities [images, classes] for images; see `predict`."""
+        manifest = self.bundle.manifest
+        if manifest.preprocessing is None:
+            raise BundleError(
+                f"{self.bundle.path} does not say how images become tensors: export it again with preprocessing=, "
+                "or give preprocessed tensors to Engine.run"
+            )
+        if manifest.output_kind == "features":
+            raise BundleError(f"{manifest.model} gives features, not classes; use Engine.run")
+        many = _as_images(images)
+        outputs = []
+        while part := list(islice(many, self.batch_size)):
+            outputs.append(self._run(manifest.preprocessing(part)))
+        if not outputs:
+            return np.empty((0, len(manifest.labels or ())), np.float32)
+        scores = np.concatenate(outputs)
+        return _softmax(scores) if manifest.output_kind == "logits" else scores
+
+    def predict(self, images: ImageLike | Iterable[ImageLike], top: int = 5) -> list[list[Prediction]]:
+        """The `top` most probable classes of each image, best first.
+
+        Args:
+            images: one image or several: file paths, a file's bytes, Pillow images, uint8 arrays
+                [height, width] or [height, width, channels] of any size, or one array of them: [batch,
+                height, width, channels], or [batch, height, width] where that cannot be one colour image.
+            top: how many classes an image.
+
+        Returns:
+            One list an image, of Prediction(label, index, score).
+
+        Raises:
+            ImageError: when an image cannot be read.
+            BundleError: when the bundle has no preprocessing, or no classes.
+            ValueError: when `top` is below 1.
+        """
+        if top < 1:
+            raise ValueError(f"top must be at least 1, not {top}")
+        scores = self.predict_scores(images)
+        return decode_predictions(scores, self.bundle.manifest.labels, top) if len(scores) else []
+
+    def check_golden(self) -> float:
+        """Run the bundle's golden sample here: the largest difference to Keras, over Keras's largest output.
+
+        Raises:
+            BundleError: when it exceeds 1e-3.
+        """
+        sample, expected = self.bundle.golden()
+        preprocessing = self.bundle.manifest.preprocessing
+        got = self.run(preprocessing.normalize(sample) if preprocessing else sample)
+        drift = float(np.abs(got - expected).max()) / (float(np.abs(expected).max()) or 1.0)
+        if not drift <= GOLDEN_TOLERANCE:
+            raise BundleError(f"{self.bundle.path}: the golden sample differs by {drift:.2e} of its largest output here")
+        return drift
+
+    def _run(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+        manifest = self.bundle.manifest
+        output: NDArray[np.float32] = self.session.run([manifest.output_name], {manifest.input_name: tensor})[0]
+        return output
+
+
+def _as_images(images: Any) -> Iterator[ImageLike]:
+    """One image or several as an iterator; what one array means is told by its rank."""
+    if isinstance(images, (str, Path, bytes, Image.Image)):
+        return iter([images])
+    if isinstance(images, np.ndarray):
+        greys = images.ndim == 3 and images.shape[2] not in (1, 3)
+        return iter(images if images.ndim == 4 or greys else [images])
+    return iter(images)
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    scores: NDArray[np.float32] = shifted / shifted.sum(axis=-1, keepdims=True)
+    return scores

@@ -1,0 +1,87 @@
+"""Opens ONNX Runtime sessions on the execution provider that was asked for, or not at all."""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+from typing import Any
+
+from keras_resnets.extras import extra
+
+with extra("serve"):
+    import onnxruntime
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+_EXTRAS = {"cpu": "serve", "openvino": "serve-openvino", "cuda": "serve-gpu", "tensorrt": "serve-gpu"}
+# The smallest ONNX model, y = Relu(x) for x [1, 1, 1, 1]: opening a session is the only proof of a provider.
+_PROBE = base64.b64decode(
+    "CAg6TwoMCgF4EgF5IgRSZWx1EgVwcm9iZVobCgF4EhYKFAgBEhAKAggBCgIIAQoCCAEKAggB"
+    "YhsKAXkSFgoUCAESEAoCCAEKAggBCgIIAQoCCAFCBAoAEBI="
+)
+
+
+class ProviderError(RuntimeError):
+    """An execution provider that was asked for and is not active."""
+
+
+def open_session(model: str | Path | bytes, provider: str = "cpu", threads: int | None = None) -> Any:
+    """An onnxruntime.InferenceSession that really uses `provider`.
+
+    Args:
+        model: an ONNX file, or its bytes.
+        provider: "cpu", "openvino", "cuda" or "tensorrt".
+        threads: threads of one operator; by default the CPUs that this process may use.
+
+    Raises:
+        ProviderError: for an unknown provider, one that this onnxruntime does not have, or one that it
+            did not activate.
+        ValueError: for a number of threads below 1.
+    """
+    if provider not in PROVIDERS:
+        raise ProviderError(f"unknown provider {provider!r}; there are {', '.join(PROVIDERS)}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1, not {threads}")
+    name = PROVIDERS[provider]
+    if name not in onnxruntime.get_available_providers():
+        raise ProviderError(
+            f"this onnxruntime {onnxruntime.__version__} has no {provider} provider. Run: "
+            f'pip uninstall onnxruntime onnxruntime-gpu onnxruntime-openvino && pip install "keras-resnets[{_EXTRAS[provider]}]"'
+        )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or usable_cpus()
+    if provider != "cpu":
+        # Without this, nodes that the provider cannot take run on the CPU unnoticed.
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        session = onnxruntime.InferenceSession(source, options, providers=[name])
+    except Exception as error:  # onnxruntime's exceptions share no base but Exception
+        raise ProviderError(f"onnxruntime cannot open the model with the {provider} provider: {error}") from error
+    if session.get_providers()[0] != name:
+        raise ProviderError(f"{provider} was asked for, but onnxruntime activated {session.get_providers()}")
+    return session
+
+
+def active_providers() -> dict[str, str]:
+    """Every provider of this onnxruntime with "active", or why a session could not be opened on it."""
+    state = {}
+    for short, name in PROVIDERS.items():
+        if name in onnxruntime.get_available_providers():
+            try:
+                open_session(_PROBE, short, threads=1)
+                state[short] = "active"
+            except ProviderError as error:
+                state[short] = f"not active: {error}"
+    return state
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
