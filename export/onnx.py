@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,8 @@ def _describe(proto: Any, name: str, input_shape: tuple[int | None, ...], output
     """Dimension names, used opsets only, and who made it."""
     for value, shape in ((proto.graph.input[0], input_shape), (proto.graph.output[0], output_shape)):
         kind = value.type.tensor_type.elem_type
-        axes = ["batch", *("batch height width channels".split()[1:] if len(shape) == 4 else ["features"])]
-        dims = ["batch", *(axis if size is None else size for axis, size in zip(axes[1:], shape[1:], strict=False))]
+        axes = ("batch", "height", "width", "channels") if len(shape) == 4 else ("batch",)
+        dims = [axis if size is None else size for axis, size in zip_longest(axes, shape, fillvalue=None)]
         value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, dims))
     domains = {node.domain for node in proto.graph.node}
     used = [opset for opset in proto.opset_import if opset.domain in domains]

@@ -83,7 +83,10 @@ def _output_kind(model: Any) -> str:
     """What the numbers mean, by the last layer: softmax or sigmoid give probabilities, a linear Dense logits."""
     last = _last_layer(model)
     activation = getattr(last, "activation", None)
-    if isinstance(last, keras.layers.Softmax) or activation in (keras.activations.softmax, keras.activations.sigmoid):
+    if isinstance(last, keras.layers.Softmax) or activation in (
+        keras.activations.softmax,
+        keras.activations.sigmoid,
+    ):
         return "probabilities"
     if isinstance(last, keras.layers.Dense) and activation is keras.activations.linear:
         return "logits"
@@ -177,5 +180,8 @@ _FORMS: _Forms = {
     ),
 }
 _ONNX_FORMS: _Forms = {
-    keras.layers.Conv2D: (lambda layer: layer.groups > 1 and layer.data_format == "channels_last", _grouped_conv),
+    keras.layers.Conv2D: (
+        lambda layer: layer.groups > 1 and layer.data_format == "channels_last",
+        _grouped_conv,
+    ),
 }

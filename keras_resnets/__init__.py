@@ -18,8 +18,38 @@ if TYPE_CHECKING:
     from keras_resnets.models import model_info as model_info
     from keras_resnets.models.files import load_model as load_model
     from keras_resnets.models.files import save_model as save_model
-    from keras_resnets.models.resnet import *  # noqa: F403
-    from keras_resnets.models.resnet_v2 import *  # noqa: F403
+    from keras_resnets.models.resnet import PlainNet18 as PlainNet18
+    from keras_resnets.models.resnet import PlainNet20 as PlainNet20
+    from keras_resnets.models.resnet import PlainNet32 as PlainNet32
+    from keras_resnets.models.resnet import PlainNet34 as PlainNet34
+    from keras_resnets.models.resnet import PlainNet44 as PlainNet44
+    from keras_resnets.models.resnet import PlainNet50 as PlainNet50
+    from keras_resnets.models.resnet import PlainNet56 as PlainNet56
+    from keras_resnets.models.resnet import PlainNet101 as PlainNet101
+    from keras_resnets.models.resnet import PlainNet110 as PlainNet110
+    from keras_resnets.models.resnet import PlainNet152 as PlainNet152
+    from keras_resnets.models.resnet import ResNet18 as ResNet18
+    from keras_resnets.models.resnet import ResNet20 as ResNet20
+    from keras_resnets.models.resnet import ResNet32 as ResNet32
+    from keras_resnets.models.resnet import ResNet34 as ResNet34
+    from keras_resnets.models.resnet import ResNet44 as ResNet44
+    from keras_resnets.models.resnet import ResNet50 as ResNet50
+    from keras_resnets.models.resnet import ResNet56 as ResNet56
+    from keras_resnets.models.resnet import ResNet101 as ResNet101
+    from keras_resnets.models.resnet import ResNet110 as ResNet110
+    from keras_resnets.models.resnet import ResNet152 as ResNet152
+    from keras_resnets.models.resnet import ResNet1202 as ResNet1202
+    from keras_resnets.models.resnet_v2 import ResNet18V2 as ResNet18V2
+    from keras_resnets.models.resnet_v2 import ResNet20V2 as ResNet20V2
+    from keras_resnets.models.resnet_v2 import ResNet34V2 as ResNet34V2
+    from keras_resnets.models.resnet_v2 import ResNet50V2 as ResNet50V2
+    from keras_resnets.models.resnet_v2 import ResNet56V2 as ResNet56V2
+    from keras_resnets.models.resnet_v2 import ResNet101V2 as ResNet101V2
+    from keras_resnets.models.resnet_v2 import ResNet110V2 as ResNet110V2
+    from keras_resnets.models.resnet_v2 import ResNet152V2 as ResNet152V2
+    from keras_resnets.models.resnet_v2 import ResNet164V2 as ResNet164V2
+    from keras_resnets.models.resnet_v2 import ResNet200V2 as ResNet200V2
+    from keras_resnets.models.resnet_v2 import ResNet1001V2 as ResNet1001V2
     from keras_resnets.models.statistics import update_batch_norm as update_batch_norm
     from keras_resnets.preprocessing import Preprocessing as Preprocessing
 

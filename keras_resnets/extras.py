@@ -35,6 +35,6 @@ def extra(name: str) -> Iterator[None]:
         if missing not in _MODULES[name]:
             raise
         raise MissingExtraError(
-            f"{missing} is not installed. Run: pip install \"keras-resnets[{name}]\"{_HINTS.get(name, '')}",
+            f'{missing} is not installed. Run: pip install "keras-resnets[{name}]"{_HINTS.get(name, "")}',
             name=error.name,
         ) from error

@@ -19,13 +19,11 @@ class Prediction(NamedTuple):
     """One class of a top-k list: its name, its index in the output and its probability."""
 
     label: str
-    index: int
+    class_index: int
     score: float
 
 
-def decode_predictions(
-    scores: ArrayLike, labels: Sequence[str] | None = None, top: int = 5
-) -> list[list[Prediction]]:
+def decode_predictions(scores: ArrayLike, labels: Sequence[str] | None = None, top: int = 5) -> list[list[Prediction]]:
     """The `top` most probable classes of each row, best first.
 
     Args:

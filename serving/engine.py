@@ -106,7 +106,7 @@ class Engine:
             top: how many classes an image.
 
         Returns:
-            One list an image, of Prediction(label, index, score).
+            One list an image, of Prediction(label, class_index, score).
 
         Raises:
             ImageError: when an image cannot be read.
@@ -129,7 +129,9 @@ class Engine:
         got = self.run(preprocessing.normalize(sample) if preprocessing else sample)
         drift = float(np.abs(got - expected).max()) / (float(np.abs(expected).max()) or 1.0)
         if not drift <= GOLDEN_TOLERANCE:
-            raise BundleError(f"{self.bundle.path}: the golden sample differs by {drift:.2e} of its largest output here")
+            raise BundleError(
+                f"{self.bundle.path}: the golden sample differs by {drift:.2e} of its largest output here"
+            )
         return drift
 
     def _run(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:

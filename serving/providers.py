@@ -51,7 +51,8 @@ def open_session(model: str | Path | bytes, provider: str = "cpu", threads: int 
     if name not in onnxruntime.get_available_providers():
         raise ProviderError(
             f"this onnxruntime {onnxruntime.__version__} has no {provider} provider. Run: "
-            f'pip uninstall onnxruntime onnxruntime-gpu onnxruntime-openvino && pip install "keras-resnets[{_EXTRAS[provider]}]"'
+            "pip uninstall onnxruntime onnxruntime-gpu onnxruntime-openvino && "
+            f'pip install "keras-resnets[{_EXTRAS[provider]}]"'
         )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

@@ -65,7 +65,9 @@ class Dataset:
             return self
         order = np.random.default_rng(0).permutation(len(self.train))
         return replace(
-            self, train=self.train.take(np.sort(order[number:])), validation=self.train.take(np.sort(order[:number]))
+            self,
+            train=self.train.take(np.sort(order[number:])),
+            validation=self.train.take(np.sort(order[:number])),
         )
 
 

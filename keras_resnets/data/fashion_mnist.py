@@ -41,7 +41,9 @@ def _read_split(folder: Path, prefix: str, number: int) -> Split:
     images = read_idx(folder / f"{prefix}-images-idx3-ubyte.gz")
     labels = read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz")
     if images.shape != (number, 28, 28) or labels.shape != (number,) or labels.max() > 9:
-        raise DataError(f"{folder}: the {prefix} files hold {images.shape} images and {labels.shape} labels, not Fashion-MNIST")
+        raise DataError(
+            f"{folder}: the {prefix} files hold {images.shape} images and {labels.shape} labels, not Fashion-MNIST"
+        )
     return Split(images[..., np.newaxis], labels.astype(np.int64))
 
 

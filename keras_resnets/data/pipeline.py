@@ -29,7 +29,12 @@ class Augmentation:
 
 
 def training_batches(
-    split: Split, preprocessing: Preprocessing, augmentation: Augmentation, batch_size: int, seed: int, epoch: int
+    split: Split,
+    preprocessing: Preprocessing,
+    augmentation: Augmentation,
+    batch_size: int,
+    seed: int,
+    epoch: int,
 ) -> Any:
     """One epoch as a tf.data.Dataset of (float32 [batch, height, width, channels], int64 [batch]).
 

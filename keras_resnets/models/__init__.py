@@ -74,7 +74,14 @@ def _he2015(
 def _he2016(
     constructor: str, parameters: int, multiply_adds: int, published: tuple[str, str] | None = None
 ) -> ModelInfo:
-    imagenet = constructor in ("ResNet18V2", "ResNet34V2", "ResNet50V2", "ResNet101V2", "ResNet152V2", "ResNet200V2")
+    imagenet = constructor in (
+        "ResNet18V2",
+        "ResNet34V2",
+        "ResNet50V2",
+        "ResNet101V2",
+        "ResNet152V2",
+        "ResNet200V2",
+    )
     return ModelInfo(
         name=constructor.lower(),
         constructor=constructor,
@@ -85,7 +92,7 @@ def _he2016(
         input_shape=(224, 224, 3) if imagenet else (32, 32, 3),
         classes=1000 if imagenet else 10,
         published=published,
-        variants='"paper" (stride in a stage\'s first block, as the authors\' code and timm), '
+        variants="\"paper\" (stride in a stage's first block, as the authors' code and timm), "
         '"keras" (keras.applications: in its last block, with biases)',
         shortcuts=_PROJECTION.format("B"),
     )

@@ -79,9 +79,7 @@ def constructor(
         variant: str = default_variant,
         shortcut: str | None = None,
     ) -> Any:
-        face = Face(
-            include_top, weights, input_tensor, input_shape, pooling, classes, classifier_activation, name
-        )
+        face = Face(include_top, weights, input_tensor, input_shape, pooling, classes, classifier_activation, name)
         return build(table[model], face, variant, shortcut)
 
     create.__name__ = create.__qualname__ = info.constructor

@@ -67,7 +67,11 @@ def load_model(path: str | Path) -> Any:
             allow_depth(len(json.loads(archive.read("config.json"))["config"].get("layers", ())))
         model = keras.models.load_model(path, compile=False)
         stored = card.get("preprocessing")
-        describe(model, Preprocessing.from_dict(stored) if stored else None, tuple(card.get("labels") or ()) or None)
+        describe(
+            model,
+            Preprocessing.from_dict(stored) if stored else None,
+            tuple(card.get("labels") or ()) or None,
+        )
     except (zipfile.BadZipFile, KeyError, ValueError, OSError, TypeError) as error:
         raise WeightsError(f"{path} is not a readable Keras model file: {error}") from error
     return model

@@ -75,9 +75,7 @@ def conv(x: Any, filters: int, kernel: int, name: str, *, strides: int = 1, bias
     if strides > 1 and kernel > 1:
         x = layers.ZeroPadding2D(kernel // 2, name=name.removesuffix("_conv") + "_pad")(x)
         padding = "valid"
-    return layers.Conv2D(
-        filters, kernel, strides, padding, use_bias=bias, kernel_initializer="he_normal", name=name
-    )(x)
+    return layers.Conv2D(filters, kernel, strides, padding, use_bias=bias, kernel_initializer="he_normal", name=name)(x)
 
 
 def identity(x: Any, channels: int, strides: int, name: str) -> Any:

@@ -23,7 +23,7 @@ class Net(NamedTuple):
     depths: tuple[int, ...]
     widths: tuple[int, ...]
     expansion: int
-    shortcut: str = "B"
+    shortcut: str | None = "B"  # A, B or C of He et al. 2015
 
 
 class Variant(NamedTuple):

@@ -7,6 +7,7 @@ itself; Keras callbacks work in it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,10 @@ def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> Any:
     warmup = round(steps_per_epoch * recipe.warmup_epochs)
     if recipe.schedule == "cosine":
         rate: Any = keras.optimizers.schedules.CosineDecay(
-            0.0 if warmup else peak, total - warmup, warmup_target=peak if warmup else None, warmup_steps=warmup
+            0.0 if warmup else peak,
+            total - warmup,
+            warmup_target=peak if warmup else None,
+            warmup_steps=warmup,
         )
     else:
         rate = _Steps(peak, warmup, total)
@@ -92,7 +96,7 @@ class Loop:
             if on_step:
                 on_step(number, sums)
         loss, correct, images = (float(value) for value in sums)
-        if loss != loss or loss in (float("inf"), float("-inf")):
+        if not math.isfinite(loss):
             raise TrainingError("the loss is not finite any more: lower learning_rate, or raise warmup_epochs")
         return {"loss": loss / images, "accuracy": correct / images}
 

@@ -15,7 +15,13 @@ def digits() -> Recipe:
 def fashion_mnist() -> Recipe:
     """ResNet-20 on Fashion-MNIST, 28×28."""
     return Recipe(
-        model="resnet20", data="fashion_mnist", epochs=12, learning_rate=0.1, warmup_epochs=3, pad=2, flip=True
+        model="resnet20",
+        data="fashion_mnist",
+        epochs=12,
+        learning_rate=0.1,
+        warmup_epochs=3,
+        pad=2,
+        flip=True,
     )
 
 

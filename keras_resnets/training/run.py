@@ -60,7 +60,9 @@ def train(
     """
     folder = Path(folder)
     if (folder / RECIPE).exists() and not overwrite:
-        raise TrainingError(f"{folder} already holds a run: choose another folder, or pass overwrite=True (--overwrite)")
+        raise TrainingError(
+            f"{folder} already holds a run: choose another folder, or pass overwrite=True (--overwrite)"
+        )
     data = (dataset or load_dataset(recipe.data)).hold_out(recipe.validation)
     if len(data.train) < recipe.batch_size:
         raise TrainingError(f"batch_size {recipe.batch_size} is more than the {len(data.train)} training images")

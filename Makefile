@@ -1,0 +1,44 @@
+# Each target sets itself up: a virtual environment in .venv with the pinned versions of constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-train test test-all check format benchmark-export clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
+
+$(INSTALLED): setup.py pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip setuptools wheel
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all,dev]"
+	@touch $@
+
+demo: $(INSTALLED) ## train, export, verify and predict handwritten digits (a second run trains nothing)
+	$(BIN)/keras-resnets demo
+
+demo-train: $(INSTALLED) ## the same, training again
+	$(BIN)/keras-resnets demo --retrain
+
+test: $(INSTALLED) ## the test suite
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(INSTALLED) ## the test suite with the whole registry
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED) ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy keras_resnets export serving
+	$(BIN)/lint-imports
+
+format: $(INSTALLED) ## let ruff format and fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark-export: $(INSTALLED) ## time ONNX exports against Keras's own exporter
+	$(BIN)/python benchmarks/export_onnx.py
+
+clean: ## remove the virtual environment and what was built
+	rm -rf .venv build dist demo_output *.egg-info

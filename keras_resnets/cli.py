@@ -1,0 +1,373 @@
+"""The command `keras-resnets`: parses, calls the library, prints."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keras_resnets import __version__
+
+if TYPE_CHECKING:
+    from keras_resnets.training import Recipe
+
+_EPILOG = """examples:
+  keras-resnets list "resnet*v2"              the models whose names match
+  keras-resnets info resnet50                 paper, parameters, multiply-adds
+  keras-resnets train --recipe digits         train on handwritten digits, into runs/digits
+  keras-resnets export runs/digits digits     a verified bundle from that run
+  keras-resnets predict digits photo.png      the most probable classes, through ONNX Runtime
+  keras-resnets doctor                        versions, devices and providers of this machine
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, 1 for an error, 130 after Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.run in (_train, _export, _demo, _doctor):
+            _load_tensorflow_quietly()
+        return int(options.run(options) or 0)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe went away, as `| head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, RuntimeError, ImportError, OSError) as error:
+        if options.traceback or not _is_ours(error):
+            raise
+        print(f"keras-resnets: {error}", file=sys.stderr)
+        return 1
+
+
+def _load_tensorflow_quietly() -> None:
+    """Import TensorFlow without its start-up chatter, which would bury what is printed here.
+
+    Part of it is written before any log level applies, hence the detour of the file descriptor.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0" or os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+        return
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    try:
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123 (a device, not a path)
+            os.dup2(nowhere.fileno(), 2)
+        import keras  # noqa: F401
+    except ImportError:
+        pass  # whoever needs it says what to install
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Errors that the library raises are written for the user; any other is a fault whose traceback is wanted."""
+    return isinstance(error, OSError) or type(error) is ValueError or type(error).__module__.startswith("keras_resnets")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="keras-resnets",
+        description="Residual and plain networks for Keras: train, export with proof, predict.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"keras-resnets {__version__}")
+    parser.add_argument("--traceback", action="store_true", help="show the Python traceback of an error")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for add in (_add_list, _add_info, _add_train, _add_export, _add_predict, _add_doctor, _add_demo):
+        add(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, summary: str, examples: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_list(commands: Any) -> None:
+    parser = _command(
+        commands, "list", _list, "list the models", '  keras-resnets list\n  keras-resnets list "plainnet*"'
+    )
+    parser.add_argument("pattern", nargs="?", default="*", help='as in a shell, for example "resnet*v2"')
+
+
+def _list(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from keras_resnets.models import list_models, model_info
+
+    names = list_models(options.pattern)
+    if not names:
+        raise ValueError(f"no model matches {options.pattern!r}; keras-resnets list shows all")
+    table = Table("name", "constructor", "parameters", "multiply-adds", "default input", "paper")
+    for info in map(model_info, names):
+        size = "×".join(map(str, info.input_shape))
+        table.add_row(
+            info.name,
+            info.constructor,
+            f"{info.parameters:,}",
+            f"{info.multiply_adds / 1e9:.3f} G",
+            size,
+            info.paper,
+        )
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    return 0
+
+
+def _add_info(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "info",
+        _info,
+        "show what is known of a model",
+        "  keras-resnets info resnet50\n  keras-resnets info ResNet1001V2",
+    )
+    parser.add_argument("model", help="a name of `keras-resnets list`")
+
+
+def _info(options: argparse.Namespace) -> int:
+    from keras_resnets.models import model_info
+
+    info = model_info(options.model)
+    published = f"{info.published[0]} ({info.published[1]})" if info.published else "no count"
+    rows = {
+        "constructor": f"keras_resnets.{info.constructor}",
+        "paper": info.paper,
+        "parameters": f"{info.parameters:,} trainable; published: {published}",
+        "multiply-adds": f"{info.multiply_adds:,} an image (FLOPs: {info.flops:,})",
+        "default input": f"{' × '.join(map(str, info.input_shape))} (height, width, channels), {info.classes} classes",
+        "variant": info.variants,
+        "shortcut": info.shortcuts,
+    }
+    print(info.name)
+    for name, value in rows.items():
+        print(f"  {name:14} {value}")
+    return 0
+
+
+_RECIPE_OPTIONS: dict[str, Any] = {
+    "model": str, "data": str, "epochs": int, "batch_size": int, "learning_rate": float, "schedule": str,
+    "warmup_epochs": float, "momentum": float, "nesterov": bool, "weight_decay": float, "label_smoothing": float,
+    "pad": int, "flip": bool, "validation": int, "sync_batch_norm": bool, "seed": int,
+}  # fmt: skip
+
+
+def _add_train(commands: Any) -> None:
+    parser = _command(
+        commands, "train", _train, "train a model with a recipe",
+        "  keras-resnets train --recipe digits\n"
+        "  keras-resnets train --recipe fashion_mnist --model resnet56 --epochs 20 --out runs/resnet56\n"
+        "  keras-resnets train --recipe fashion_mnist --validation 5000     choose on held-out images\n"
+        "  keras-resnets train --recipe digits --model plainnet20 --strategy mirrored",
+    )  # fmt: skip
+    parser.add_argument("--recipe", default="digits", help="digits (default) or fashion_mnist")
+    parser.add_argument("--out", help="folder of the run (default: runs/RECIPE)")
+    parser.add_argument(
+        "--strategy", default="auto", help="auto (default), single, or mirrored over this machine's GPUs"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
+    group = parser.add_argument_group("fields of the recipe, each overrides it (see keras_resnets.training.Recipe)")
+    for name, kind in _RECIPE_OPTIONS.items():
+        flag = f"--{name.replace('_', '-')}"
+        if kind is bool:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None)
+        else:
+            group.add_argument(flag, type=kind, default=None, metavar=kind.__name__.upper())
+
+
+def _train(options: argparse.Namespace) -> int:
+    import json
+
+    from keras_resnets import training
+
+    out = Path(options.out or Path("runs") / options.recipe)
+    recipe = _recipe(options)
+    print(f"{recipe.model} on {recipe.data}, {recipe.epochs} epochs, into {out}")
+    training.train(recipe, out, strategy=options.strategy, overwrite=options.overwrite)
+    test = json.loads((out / "evaluation.json").read_text())["test"]
+    print(f"test accuracy {test['accuracy']:.2%}, loss {test['loss']:.4f}")
+    print(f"next: keras-resnets export {out} BUNDLE")
+    return 0
+
+
+def _recipe(options: argparse.Namespace) -> Recipe:
+    from dataclasses import replace
+
+    from keras_resnets.training import RECIPES
+
+    if options.recipe not in RECIPES:
+        raise ValueError(f"unknown recipe {options.recipe!r}; there are {', '.join(RECIPES)}")
+    given = {name: getattr(options, name) for name in _RECIPE_OPTIONS if getattr(options, name) is not None}
+    return replace(RECIPES[options.recipe](), **given)
+
+
+def _add_export(commands: Any) -> None:
+    parser = _command(
+        commands, "export", _export, "export a model to a verified bundle",
+        "  keras-resnets export runs/digits digits_bundle\n"
+        "  keras-resnets export model.keras bundle --images photos/ --preset torch\n"
+        "  keras-resnets export resnet50 bundle --weights my.weights.h5 --preset torch --labels classes.txt\n"
+        "  keras-resnets export resnet50 bundle               random weights, to measure speed",
+    )  # fmt: skip
+    parser.add_argument("model", help="a run's folder, a .keras file, or a name of `keras-resnets list`")
+    parser.add_argument("out", help="the bundle's folder, which must not exist")
+    parser.add_argument("--weights", help="for a model by name: a .weights.h5 or .keras file")
+    parser.add_argument("--variant", help="for a model by name, see keras-resnets info")
+    parser.add_argument("--classes", type=int, help="for a model by name")
+    parser.add_argument("--input-shape", metavar="HxWxC", help="for a model by name, for example 224x224x3")
+    parser.add_argument("--preset", help="preprocessing: torch, caffe or tf (default: the model's own)")
+    parser.add_argument("--labels", help="a text file with one class name a line (default: the model's own)")
+    parser.add_argument("--images", help="a folder of real images to verify with, beside noise")
+    parser.add_argument("--license", help="of the weights, stored in the bundle")
+    parser.add_argument("--no-saved-model", action="store_true", help="ONNX only")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
+
+
+def _export(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from keras_resnets.preprocessing import Preprocessing
+
+    model = _model_to_export(options)
+    preprocessing = None
+    if options.preset:
+        height, width = (side or 224 for side in model.input_shape[1:3])
+        preprocessing = Preprocessing.preset(options.preset, (height, width))
+    labels = Path(options.labels).read_text(encoding="utf-8").splitlines() if options.labels else None
+    from keras_resnets.export import to_bundle
+
+    console = Console(stderr=True)
+    with console.status("exporting") as status:
+        bundle = to_bundle(
+            model,
+            options.out,
+            preprocessing=preprocessing,
+            labels=labels,
+            images=options.images,
+            license=options.license,
+            saved_model=not options.no_saved_model,
+            overwrite=options.overwrite,
+            progress=status.update,
+        )
+    worst: dict[str, float] = {}
+    for row in bundle.manifest.verification:
+        worst[row["runtime"]] = max(worst.get(row["runtime"], 0.0), row["max_error"])
+    for runtime, error in worst.items():
+        print(f"{runtime} equals Keras: largest difference {error:.1e} of the largest output")
+    if bundle.manifest.preprocessing is None:
+        print("no preprocessing is known: the bundle takes tensors, not images (--preset gives it one)")
+    print(f"wrote {bundle.path}")
+    return 0
+
+
+def _model_to_export(options: argparse.Namespace) -> Any:
+    from keras_resnets.models.files import load_model
+
+    path = Path(options.model)
+    if path.is_dir():
+        if not (path / "model.keras").is_file():
+            raise ValueError(f"{path} is no training run: it has no model.keras")
+        return load_model(path / "model.keras")
+    if path.suffix == ".keras" or path.is_file():
+        return load_model(path)
+    return _fresh_model(options)
+
+
+def _fresh_model(options: argparse.Namespace) -> Any:
+    import numpy as np
+
+    from keras_resnets.models import create_model
+    from keras_resnets.models.statistics import update_batch_norm
+
+    arguments = {"weights": options.weights, "variant": options.variant, "classes": options.classes}
+    if options.input_shape:
+        try:
+            arguments["input_shape"] = tuple(int(side) for side in options.input_shape.lower().split("x"))
+        except ValueError:
+            raise ValueError(f"--input-shape is HxWxC, for example 224x224x3, not {options.input_shape!r}") from None
+    model = create_model(options.model, **{name: value for name, value in arguments.items() if value is not None})
+    if not options.weights:
+        print("no --weights: exporting random ones, with batch-norm statistics of noise", file=sys.stderr)
+        noise = np.random.default_rng(0).standard_normal((8, *model.input_shape[1:]), np.float32)
+        update_batch_norm(model, [noise])
+    return model
+
+
+def _add_predict(commands: Any) -> None:
+    parser = _command(
+        commands, "predict", _predict, "classify images with a bundle, through ONNX Runtime",
+        "  keras-resnets predict bundle cat.jpg dog.png\n"
+        "  keras-resnets predict bundle photos/*.jpg --top 1 --json\n"
+        "  keras-resnets predict bundle cat.jpg --provider cuda",
+    )  # fmt: skip
+    parser.add_argument("bundle", help="a bundle's folder")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="JPEG, PNG or WebP files")
+    parser.add_argument("--top", type=int, default=5, help="classes an image (default 5)")
+    parser.add_argument("--provider", default="cpu", help="cpu (default), openvino, cuda or tensorrt")
+    parser.add_argument("--threads", type=int, help="threads of one operator (default: the CPUs of this process)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
+
+
+def _predict(options: argparse.Namespace) -> int:
+    import json
+
+    from keras_resnets.serving import Engine
+
+    engine = Engine(options.bundle, provider=options.provider, threads=options.threads)
+    for image, best in zip(options.images, engine.predict(options.images, options.top), strict=True):
+        if options.json:
+            print(json.dumps({"image": image, "predictions": [row._asdict() for row in best]}, ensure_ascii=False))
+            continue
+        print(image)
+        for row in best:
+            print(f"  {row.score:7.2%}  {row.label}")
+    return 0
+
+
+def _add_doctor(commands: Any) -> None:
+    _command(
+        commands, "doctor", _doctor, "show versions, devices and execution providers, and what is wrong with them",
+        "  keras-resnets doctor",
+    )  # fmt: skip
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from keras_resnets import doctor
+
+    warnings = doctor.report()
+    return 1 if warnings else 0
+
+
+def _add_demo(commands: Any) -> None:
+    parser = _command(
+        commands, "demo", _demo, "train, export, verify and predict handwritten digits",
+        "  keras-resnets demo\n  keras-resnets demo --out demo_output --retrain",
+    )  # fmt: skip
+    parser.add_argument("--out", default="demo_output", help="folder for the run, the bundle and the picture")
+    parser.add_argument("--retrain", action="store_true", help="train again although the folder has a trained network")
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from keras_resnets import demo
+
+    demo.run(Path(options.out), retrain=options.retrain)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
