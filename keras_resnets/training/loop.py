@@ -66,6 +66,10 @@ class Loop:
         self.model, self.optimizer, self.recipe, self.strategy = model, optimizer, recipe, strategy
         self._from_logits = model.layers[-1].activation is keras.activations.linear
         self._kernels = [v for v in model.trainable_variables if v.name.endswith("kernel")]
+        if optimizer is not None and not optimizer.built:
+            # Inside the step, under several replicas, TensorFlow cannot create the momenta.
+            with strategy.scope():
+                optimizer.build(model.trainable_variables)
         # Retracing for the smaller last batch of an evaluation would cost more than a free shape does.
         self._train_step = tf.function(self._distributed(self._train_replica), reduce_retracing=True)
         self._test_step = tf.function(self._distributed(self._test_replica), reduce_retracing=True)

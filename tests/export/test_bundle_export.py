@@ -1,0 +1,180 @@
+"""to_bundle: nothing is written that is not proven."""
+
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras_resnets.export import ExportError, fold, to_bundle, to_saved_model
+from PIL import Image
+
+import keras_resnets
+from keras_resnets import Preprocessing
+from keras_resnets.bundle import Bundle
+from keras_resnets.models.files import describe
+
+GREY = Preprocessing((8, 8), 1, scale=1 / 255, mean=(0.5,), std=(0.25,))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for i in range(3):
+        Image.fromarray(random.integers(0, 256, (11, 9), np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+def test_a_bundle_says_what_was_compared(resnet20, photos, tmp_path):
+    steps = []
+    bundle = to_bundle(
+        resnet20, tmp_path / "b", preprocessing=GREY, labels=list("abc"), images=photos, license="MIT",
+        progress=steps.append,
+    )  # fmt: skip
+    rows = {(r["runtime"], r["output"], r["inputs"], r["batch"]) for r in bundle.manifest.verification}
+    assert rows == {
+        (runtime, output, inputs, batch)
+        for runtime in ("onnxruntime", "saved_model")
+        for output in ("probabilities", "logits")
+        for inputs in ("noise", "images")
+        for batch in (1, 3, 17)
+    }
+    assert all(row["max_error"] <= 1e-4 for row in bundle.manifest.verification)
+    assert len(steps) == 3
+    opened = Bundle.open(tmp_path / "b")
+    opened.check()
+    assert opened.manifest.to_json() == bundle.manifest.to_json()
+    assert json.loads((tmp_path / "b" / "bundle.json").read_text())["format_version"] == 1
+    sealed = {file.relative_to(tmp_path / "b").as_posix() for file in (tmp_path / "b").rglob("*") if file.is_file()}
+    assert sealed == {*opened.manifest.files, "bundle.json"}
+
+
+def test_a_model_carries_its_own_description(settle, tmp_path):
+    model = settle(keras_resnets.ResNet20(input_shape=(8, 8, 1), classes=2))
+    describe(model, GREY, ("no", "yes"))
+    bundle = to_bundle(model, tmp_path / "b", saved_model=False)
+    assert bundle.manifest.preprocessing == GREY
+    assert bundle.manifest.labels == ("no", "yes")
+    assert bundle.manifest.saved_model is None
+
+
+def test_drift_is_an_error_that_leaves_nothing(resnet20, tmp_path, monkeypatch):
+    """The planted fault: a batch norm folded with another epsilon."""
+    merge = fold._merge
+
+    def wrong(conv, norm, values):
+        for item in norm.attribute:
+            if item.name == "epsilon":
+                item.f = 0.1
+        merge(conv, norm, values)
+
+    monkeypatch.setattr(fold, "_merge", wrong)
+    with pytest.raises(ExportError, match="onnxruntime drifts from Keras"):
+        to_bundle(resnet20, tmp_path / "b", preprocessing=GREY)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_drift_behind_a_saturated_softmax_is_found(settle, tmp_path, monkeypatch):
+    """Probabilities of exactly 0 and 1 hide a fault that the logits show."""
+    model = settle(keras_resnets.ResNet20(input_shape=(8, 8, 1), classes=3))
+    model.layers[-1].kernel.assign(model.layers[-1].kernel * 1e4)
+    merge = fold._merge
+
+    def wrong(conv, norm, values):
+        merge(conv, norm, values)
+        values[conv.input[2]] = values[conv.input[2]] * np.float32(1.001)
+
+    to_bundle(model, tmp_path / "right", preprocessing=GREY)
+    monkeypatch.setattr(fold, "_merge", wrong)
+    with pytest.raises(ExportError, match="in logits"):
+        to_bundle(model, tmp_path / "wrong", preprocessing=GREY)
+
+
+def test_a_failed_replacement_keeps_the_old_bundle(resnet20, tmp_path, monkeypatch):
+    old = to_bundle(resnet20, tmp_path / "b", preprocessing=GREY)
+    with pytest.raises(ExportError, match="already exists"):
+        to_bundle(resnet20, tmp_path / "b", preprocessing=GREY)
+    with pytest.raises(ExportError, match="drifts"):
+        to_bundle(resnet20, tmp_path / "b", preprocessing=GREY, overwrite=True, tolerance=0.0)
+    old.check()
+    to_bundle(resnet20, tmp_path / "b", preprocessing=GREY, labels=list("xyz"), overwrite=True)
+    assert Bundle.open(tmp_path / "b").manifest.labels == ("x", "y", "z")
+    assert [item.name for item in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_network_whose_own_outputs_are_not_finite(tmp_path):
+    model = keras_resnets.ResNet20(input_shape=(8, 8, 1))
+    model.get_layer("conv1_bn").gamma.assign(np.full(16, np.nan))
+    with pytest.raises(ExportError, match="update_batch_norm"):
+        to_bundle(model, tmp_path / "b", preprocessing=GREY)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"labels": ["one"]}, "1 labels for the 3 outputs"),
+        ({"preprocessing": Preprocessing.preset("torch", 224)}, "takes"),
+        ({"images": "no_such_folder"}, "does not exist"),
+    ],
+)
+def test_descriptions_that_do_not_fit(resnet20, tmp_path, arguments, message):
+    with pytest.raises(ExportError, match=message):
+        to_bundle(resnet20, tmp_path / "b", **{"preprocessing": GREY, **arguments})
+    assert not (tmp_path / "b").exists()
+
+
+def test_images_that_cannot_be_used(resnet20, photos, tmp_path):
+    with pytest.raises(ExportError, match="needs preprocessing="):
+        to_bundle(resnet20, tmp_path / "b", images=photos)
+    (photos / "0.png").write_text("not an image")
+    with pytest.raises(ExportError, match=r"0\.png"):
+        to_bundle(resnet20, tmp_path / "b", preprocessing=GREY, images=photos)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ExportError, match="no images to verify with"):
+        to_bundle(resnet20, tmp_path / "b", preprocessing=GREY, images=tmp_path / "empty")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="devices are files on POSIX only")
+def test_an_unwritable_output(resnet20):
+    with pytest.raises(ExportError, match="cannot write"):
+        to_bundle(resnet20, "/dev/null/b", preprocessing=GREY)
+
+
+def test_a_model_that_is_not_of_the_zoo(tmp_path):
+    model = keras.applications.MobileNetV2(weights=None, input_shape=(32, 32, 3), classes=7)
+    bundle = to_bundle(model, tmp_path / "b", preprocessing=Preprocessing.preset("tf", 32))
+    assert bundle.manifest.output_kind == "probabilities"
+
+
+def test_a_saved_model_runs_where_only_tensorflow_is(resnet20, tmp_path):
+    images = np.random.default_rng(0).normal(size=(3, 8, 8, 1)).astype(np.float32)
+    to_saved_model(resnet20, tmp_path / "s")
+    np.save(tmp_path / "images.npy", images)
+    code = f"""
+import sys
+sys.modules["keras"] = sys.modules["keras_resnets"] = None
+import numpy as np, tensorflow as tf
+model = tf.saved_model.load({str(tmp_path / "s")!r})
+out = model.signatures["serving_default"](tf.constant(np.load({str(tmp_path / "images.npy")!r})))
+np.save({str(tmp_path / "out.npy")!r}, out["probabilities"])
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert np.allclose(np.load(tmp_path / "out.npy"), resnet20(images, training=False), atol=1e-6)
+    with pytest.raises(ExportError, match="already exists"):
+        to_saved_model(resnet20, tmp_path / "s")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", keras_resnets.list_models())
+def test_the_whole_registry_exports_with_parity(name, tmp_path):
+    model = keras_resnets.create_model(name)
+    random = np.random.default_rng(0)
+    keras_resnets.update_batch_norm(model, [random.normal(size=(4, *model.input_shape[1:])).astype(np.float32)])
+    size = model.input_shape[1:3]
+    bundle = to_bundle(model, tmp_path / "b", preprocessing=Preprocessing.preset("torch", size))
+    bundle.check()

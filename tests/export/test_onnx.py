@@ -1,0 +1,188 @@
+"""ONNX files: what is in the graph, and that onnxruntime computes what Keras does."""
+
+import collections
+
+import keras
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tensorflow as tf
+from keras_resnets.export import ExportError, to_onnx
+
+import keras_resnets
+
+SMALL = ["resnet20", "plainnet20", "resnet20v2", "resnet18", "plainnet18", "resnet18v2"]
+
+
+def run(file, images):
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return session.run(None, {"images": images})[0]
+
+
+def noise(model, batch):
+    shape = tuple(side or 40 for side in model.input_shape[1:])
+    return np.random.default_rng(1).normal(size=(batch, *shape)).astype(np.float32)
+
+
+def operators(file):
+    return collections.Counter(node.op_type for node in onnx.load(file).graph.node)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("batch", [1, 3, 17])
+def test_the_families_give_keras_s_logits(name, batch, settle, tmp_path):
+    model = settle(keras_resnets.create_model(name, input_shape=(32, 32, 3), classifier_activation=None))
+    file = to_onnx(model, tmp_path / "m.onnx")
+    expected = np.asarray(model(noise(model, batch), training=False))
+    assert np.abs(run(file, noise(model, batch)) - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_graph_holds_what_it_must_and_no_more(name, settle, tmp_path):
+    model = settle(keras_resnets.create_model(name, input_shape=(32, 32, 3)))
+    file = to_onnx(model, tmp_path / "m.onnx")
+    found = operators(file)
+    assert found["Transpose"] <= 1
+    assert found["Conv"] == sum(isinstance(layer, keras.layers.Conv2D) for layer in model.layers)
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    before = [norm.input._keras_history.operation for norm in norms]
+    # A norm stays where it follows an addition, or a convolution that the shortcut reads too.
+    kept = [x for x in before if not isinstance(x, keras.layers.Conv2D) or len(x._outbound_nodes) > 1]
+    assert found["BatchNormalization"] == len(kept)
+    assert bool(kept) == name.endswith("v2")
+    assert onnx.load(file).opset_import[0].version >= 18
+
+
+def test_every_name_says_its_layer(resnet20, tmp_path):
+    graph = onnx.load(to_onnx(resnet20, tmp_path / "m.onnx")).graph
+    layers = {layer.name for layer in resnet20.layers}
+    names = [node.name for node in graph.node]
+    tensors = [name for node in graph.node for name in (*node.input, *node.output)]
+    assert len(set(names)) == len(names)
+    for name in {*names, *tensors} - {"images", "probabilities"}:
+        assert name.partition("/")[0] in layers, name
+    assert graph.input[0].name == "images"
+    assert graph.output[0].name == "probabilities"
+    sizes = [
+        [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (graph.input[0], graph.output[0])
+    ]
+    assert sizes == [["batch", 8, 8, 1], ["batch", 3]]
+    assert "conv1_conv/kernel" in {item.name for item in graph.initializer}
+
+
+def test_outputs_are_called_what_they_are(settle, tmp_path):
+    for arguments, output in (
+        ({"classifier_activation": None}, "logits"),
+        ({"include_top": False, "pooling": "avg"}, "features"),
+        ({"include_top": False}, "features"),
+    ):
+        model = settle(keras_resnets.ResNet20(input_shape=(8, 8, 1), **arguments))
+        file = to_onnx(model, tmp_path / f"{output}.onnx", overwrite=True)
+        assert onnx.load(file).graph.output[0].name == output
+        expected = np.asarray(model(noise(model, 2), training=False))
+        assert np.allclose(run(file, noise(model, 2)), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_height_and_width_may_stay_open(settle, tmp_path):
+    model = settle(keras_resnets.ResNet20(input_shape=(None, None, 3)))
+    file = to_onnx(model, tmp_path / "m.onnx")
+    for side in (17, 40):
+        images = np.random.default_rng(2).normal(size=(2, side, side + 3, 3)).astype(np.float32)
+        assert np.allclose(run(file, images), np.asarray(model(images, training=False)), atol=1e-5)
+
+
+def test_a_model_with_shared_layers_nested_models_and_every_kind_of_norm(tmp_path):
+    """What is not in the zoo: folding must know when it is wrong."""
+    inner_in = keras.Input((6, 6, 4))
+    inner = keras.Model(inner_in, keras.layers.BatchNormalization(name="inside")(inner_in), name="inner")
+    inputs = keras.Input((6, 6, 3))
+    conv = keras.layers.Conv2D(4, 1, name="shared")(inputs)
+    # The convolution is read twice, so its norm cannot be folded into it.
+    normed = keras.layers.BatchNormalization(scale=False, name="no_scale")(conv)
+    x = keras.layers.Add()([conv, normed, inner(conv)])
+    x = keras.layers.DepthwiseConv2D(3, name="depthwise")(x)
+    x = keras.layers.BatchNormalization(center=False, name="no_center")(x)
+    x = keras.layers.Conv2D(8, 3, groups=4, activation="gelu", name="grouped")(x)
+    x = keras.layers.LayerNormalization(name="layer_norm")(x)
+    x = keras.layers.Flatten()(x)
+    x = keras.layers.BatchNormalization(name="flat_norm")(keras.layers.Dense(5)(x))
+    model = keras.Model(inputs, keras.layers.Softmax()(x))
+    random = np.random.default_rng(0)
+    for variable in model.variables:
+        variable.assign(random.uniform(0.5, 1.5, variable.shape))
+    file = to_onnx(model, tmp_path / "m.onnx")
+    expected = np.asarray(model(noise(model, 3), training=False))
+    assert np.abs(run(file, noise(model, 3)) - expected).max() <= 1e-5 * expected.max()
+
+
+def test_exporting_changes_nothing_in_the_model(resnet20, tmp_path):
+    images = noise(resnet20, 2)
+    before, weights = np.asarray(resnet20(images)), [np.array(v) for v in resnet20.variables]
+    to_onnx(resnet20, tmp_path / "m.onnx")
+    assert np.array_equal(before, resnet20(images))
+    assert all(np.array_equal(a, b) for a, b in zip(weights, resnet20.variables, strict=True))
+    assert all("call" not in vars(layer) for layer in resnet20.layers)
+
+
+def test_an_existing_file_is_replaced_only_when_asked(resnet20, tmp_path):
+    file = tmp_path / "m.onnx"
+    file.write_text("mine")
+    with pytest.raises(ExportError, match="already exists"):
+        to_onnx(resnet20, file)
+    assert file.read_text() == "mine"
+    to_onnx(resnet20, file, overwrite=True)
+    assert operators(file)["Conv"] == 19
+
+
+def test_an_unwritable_place_is_an_export_error(resnet20, tmp_path):
+    (tmp_path / "a_file").write_text("")
+    with pytest.raises(ExportError, match="cannot write"):
+        to_onnx(resnet20, tmp_path / "a_file" / "m.onnx")
+
+
+class IncompleteGamma(keras.layers.Layer):
+    """A layer that TensorFlow has and ONNX has not."""
+
+    def call(self, inputs):
+        return tf.math.igamma(inputs, inputs)
+
+
+class Subclassed(keras.Model):
+    """A model without a graph of layers."""
+
+    def call(self, inputs):
+        return inputs
+
+
+def test_what_cannot_be_exported_says_why(tmp_path):
+    image = keras.Input((4, 4, 1))
+    two = keras.Model([image, keras.Input((2,))], keras.layers.Flatten()(image))
+    vector = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    unknown = keras.Model(image, IncompleteGamma(name="the_guilty_layer")(image))
+    for model, message in (
+        ("resnet50", "give a Keras model, not str"),
+        (Subclassed(), "no defined inputs"),
+        (two, "2 inputs"),
+        (vector, "not images"),
+        (unknown, "the_guilty_layer"),
+    ):
+        with pytest.raises(ExportError, match=message):
+            to_onnx(model, tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["ResNet50", "ResNet50V2", "VGG16", "DenseNet121", "MobileNetV2", "EfficientNetB0", "Xception", "ConvNeXtTiny",
+     "InceptionV3", "NASNetMobile", "EfficientNetV2B0"],
+)  # fmt: skip
+def test_keras_applications_give_keras_s_logits(name, settle, tmp_path):
+    model = getattr(keras.applications, name)(weights=None, classifier_activation=None)
+    if any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers):
+        settle(model)
+    file = to_onnx(model, tmp_path / "m.onnx")
+    expected = np.asarray(model(noise(model, 2), training=False))
+    assert np.abs(run(file, noise(model, 2)) - expected).max() <= 1e-4 * np.abs(expected).max()
