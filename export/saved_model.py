@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +45,20 @@ def to_saved_model(model: Any, folder: str | Path, *, overwrite: bool = False) -
         if has_logits:
             signatures["logits"] = inference_function(model, "logits")
     try:
-        with atomic_folder(path, overwrite=overwrite) as draft:
+        with _quiet(), atomic_folder(path, overwrite=overwrite) as draft:
             tf.saved_model.save(module, str(draft), signatures=signatures)
     except (OSError, tf.errors.OpError) as error:
         raise ExportError(f"cannot write {path}: {error}") from error
     return path
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without TensorFlow's report of where it wrote: that is the draft, not the folder asked for."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("WARNING")
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

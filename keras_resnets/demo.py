@@ -19,6 +19,7 @@ from keras_resnets.bundle import Bundle
 from keras_resnets.data import Dataset, load_dataset
 from keras_resnets.extras import extra
 
+_LICENSE = "Apache-2.0; trained on UCI optdigits (CC BY 4.0)"
 RUNTIMES = ("Keras", "SavedModel", "ONNX Runtime")
 
 
@@ -65,7 +66,7 @@ def _export(out: Path, data: Dataset) -> tuple[float, Bundle]:
     from keras_resnets.models.files import load_model
 
     model = load_model(out / "run" / "model.keras")
-    bundle = to_bundle(model, out / "bundle", images=list(data.test.images[:17]), license="CC BY 4.0", overwrite=True)
+    bundle = to_bundle(model, out / "bundle", images=list(data.test.images[:17]), license=_LICENSE, overwrite=True)
     with atomic_file(out / "timed.onnx") as draft:
         draft.unlink()
         began = time.perf_counter()

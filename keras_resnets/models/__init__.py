@@ -8,6 +8,7 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
+_Published = tuple[str, str] | None  # a count with its digits, and where it stands
 _SHORTCUTS = "{} (identity where shapes agree, else %s), or A, B, C of He et al. 2015"
 _ZEROS = _SHORTCUTS % "zeros in the new channels"
 _PROJECTION = _SHORTCUTS % "a projection"
@@ -39,7 +40,7 @@ class ModelInfo:
     multiply_adds: int
     input_shape: tuple[int, int, int]
     classes: int
-    published: tuple[str, str] | None
+    published: _Published
     variants: str
     shortcuts: str
 
@@ -49,52 +50,58 @@ class ModelInfo:
         return 2 * self.multiply_adds
 
 
-def _he2015(
-    constructor: str, parameters: int, multiply_adds: int, published: tuple[str, str] | None = None
-) -> ModelInfo:
+_VARIANTS_2015 = (
+    '"v1.5" (stride on the 3×3, as torchvision and timm), "paper" (on the first 1×1), '
+    '"keras" (keras.applications: as the paper, with biased convolutions)'
+)
+_VARIANTS_2016 = (
+    "\"paper\" (stride in a stage's first block, as the authors' code and timm), "
+    '"keras" (keras.applications: in its last block, with biases)'
+)
+
+
+def _he2015(constructor: str, parameters: int, multiply_adds: int, published: _Published = None) -> ModelInfo:
     imagenet = constructor.endswith(("18", "34", "50", "101", "152"))
     plain = constructor.startswith("Plain")
-    table = "Table 1" if imagenet else "Section 4.2"
-    return ModelInfo(
-        name=constructor.lower(),
-        constructor=constructor,
-        module="keras_resnets.models.resnet",
-        paper=f"He et al. 2015, arXiv:1512.03385, {table}" + (", without shortcuts" if plain else ""),
-        parameters=parameters,
-        multiply_adds=multiply_adds,
-        input_shape=(224, 224, 3) if imagenet else (32, 32, 3),
-        classes=1000 if imagenet else 10,
-        published=published,
-        variants='"v1.5" (stride on the 3×3, as torchvision and timm), "paper" (on the first 1×1), '
-        '"keras" (keras.applications: as the paper, with biased convolutions)',
-        shortcuts="none to choose" if plain else _PROJECTION.format("B") if imagenet else _ZEROS.format("A"),
+    where = "Table 1" if imagenet else "Section 4.2"
+    return _record(
+        (constructor, parameters, multiply_adds, published),
+        "resnet",
+        f"He et al. 2015, arXiv:1512.03385, {where}" + (", without shortcuts" if plain else ""),
+        imagenet,
+        _VARIANTS_2015,
+        "none to choose" if plain else _PROJECTION.format("B") if imagenet else _ZEROS.format("A"),
     )
 
 
-def _he2016(
-    constructor: str, parameters: int, multiply_adds: int, published: tuple[str, str] | None = None
+def _he2016(constructor: str, parameters: int, multiply_adds: int, published: _Published = None) -> ModelInfo:
+    imagenet = constructor.endswith(("18V2", "34V2", "50V2", "101V2", "152V2", "200V2"))
+    return _record(
+        (constructor, parameters, multiply_adds, published),
+        "resnet_v2",
+        f"He et al. 2016, arXiv:1603.05027, {'Section 5' if imagenet else 'Table 4'}",
+        imagenet,
+        _VARIANTS_2016,
+        _PROJECTION.format("B"),
+    )
+
+
+def _record(
+    row: tuple[str, int, int, _Published], module: str, paper: str, imagenet: bool, variants: str, shortcuts: str
 ) -> ModelInfo:
-    imagenet = constructor in (
-        "ResNet18V2",
-        "ResNet34V2",
-        "ResNet50V2",
-        "ResNet101V2",
-        "ResNet152V2",
-        "ResNet200V2",
-    )
+    constructor, parameters, multiply_adds, published = row
     return ModelInfo(
         name=constructor.lower(),
         constructor=constructor,
-        module="keras_resnets.models.resnet_v2",
-        paper=f"He et al. 2016, arXiv:1603.05027, {'Section 5' if imagenet else 'Table 4'}",
+        module=f"keras_resnets.models.{module}",
+        paper=paper,
         parameters=parameters,
         multiply_adds=multiply_adds,
         input_shape=(224, 224, 3) if imagenet else (32, 32, 3),
         classes=1000 if imagenet else 10,
         published=published,
-        variants="\"paper\" (stride in a stage's first block, as the authors' code and timm), "
-        '"keras" (keras.applications: in its last block, with biases)',
-        shortcuts=_PROJECTION.format("B"),
+        variants=variants,
+        shortcuts=shortcuts,
     )
 
 

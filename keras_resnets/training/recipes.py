@@ -19,7 +19,13 @@ def digits() -> Recipe:
 
 
 def fashion_mnist() -> Recipe:
-    """ResNet-20 on Fashion-MNIST, 28×28."""
+    """ResNet-20 on Fashion-MNIST, 28×28.
+
+    Command: keras-resnets train --recipe fashion_mnist
+    Data: 60,000 images. Nothing was chosen on them: the settings are usual ones.
+    Hardware and time: 2 CPU cores; 28 minutes, while other jobs ran on the same cores.
+    Test accuracy: 93.47% (10,000 images; seed 0).
+    """
     return Recipe(
         model="resnet20",
         data="fashion_mnist",

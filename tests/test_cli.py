@@ -1,0 +1,159 @@
+"""The command line as a user types it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from keras_resnets import ResNet20, __version__, save_model
+from keras_resnets.bundle import Bundle
+from keras_resnets.cli import main
+from keras_resnets.data import load_dataset
+from keras_resnets.models.files import describe
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with a model file, its bundle, and images."""
+    folder = tmp_path_factory.mktemp("cli")
+    data = load_dataset("digits")
+    model = ResNet20(input_shape=(8, 8, 1))
+    describe(model, data.preprocessing, data.class_names)
+    save_model(model, folder / "m.keras")
+    (folder / "photos").mkdir()
+    for i in range(3):
+        Image.fromarray(data.test.images[i, :, :, 0]).save(folder / "photos" / f"{i}.png")
+    assert main(["export", str(folder / "m.keras"), str(folder / "b"), "--images", str(folder / "photos")]) == 0
+    return folder
+
+
+def test_help_and_version_load_no_framework_and_show_examples():
+    for arguments in (["--help"], ["train", "--help"], ["export", "--help"], ["--version"], ["info", "resnet50"]):
+        code = (
+            "import sys; from keras_resnets.cli import main\n"
+            f"try: main({arguments!r})\n"
+            "except SystemExit as stop: assert not stop.code\n"
+            "print([m for m in ('keras', 'tensorflow', 'numpy') if m in sys.modules])"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "[]"
+        if "--help" in arguments:
+            assert "examples:" in done.stdout
+    assert (
+        __version__
+        in subprocess.run(
+            [sys.executable, "-m", "keras_resnets.cli", "--version"], capture_output=True, text=True, check=True
+        ).stdout
+    )
+
+
+def test_list_and_info(capsys):
+    assert main(["list", "resnet*v2"]) == 0
+    out = capsys.readouterr().out
+    assert "resnet1001v2" in out
+    assert "plainnet20" not in out
+    assert main(["info", "ResNet50"]) == 0
+    assert "25,557,032" in capsys.readouterr().out
+
+
+def test_export_says_what_it_proved(work, capsys):
+    assert main(["export", str(work / "m.keras"), str(work / "again"), "--no-saved-model"]) == 0
+    out = capsys.readouterr().out
+    assert "onnxruntime equals Keras" in out
+    assert "again" in out
+    assert Bundle.open(work / "b").manifest.labels == tuple("0123456789")
+
+
+def test_export_by_name_with_random_weights(work, capsys):
+    out = work / "random"
+    assert main(["export", "plainnet20", str(out), "--classes", "3", "--input-shape", "12x10x3", "--preset", "tf"]) == 0
+    assert "random" in capsys.readouterr().err
+    manifest = Bundle.open(out).manifest
+    assert manifest.input_shape == (None, 12, 10, 3)
+    assert manifest.preprocessing.size == (12, 10)
+
+
+def test_predict_prints_classes_and_json(work, capsys):
+    images = [str(work / "photos" / f"{i}.png") for i in range(3)]
+    assert main(["predict", str(work / "b"), *images, "--top", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == images[0]
+    assert lines[1].strip().split()[0].endswith("%")
+    assert len(lines) == 9
+    assert main(["predict", str(work / "b"), *images, "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["image"] for row in rows] == images
+    scores = [row["score"] for row in rows[0]["predictions"]]
+    assert len(scores) == 5
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_train_writes_a_run_that_export_takes(tmp_path, capsys):
+    run = tmp_path / "run"
+    arguments = ["train", "--recipe", "digits", "--epochs", "1", "--warmup-epochs", "0", "--flip", "--out", str(run)]
+    assert main(arguments) == 0
+    assert "test accuracy" in capsys.readouterr().out
+    recipe = json.loads((run / "recipe.json").read_text())
+    assert (recipe["epochs"], recipe["flip"]) == (1, True)
+    assert main(arguments) == 1
+    assert "already holds a run" in capsys.readouterr().err
+    assert main(["export", str(run), str(tmp_path / "b"), "--no-saved-model"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["info", "resnt50"], "did you mean resnet50"),
+        (["list", "vgg*"], "no model matches"),
+        (["export", "resnet20", "{new}", "--input-shape", "32x32"], "height, width, channels"),
+        (["export", "resnet20", "{new}", "--input-shape", "big"], "HxWxC"),
+        (["export", "resnet20", "{new}", "--classes", "-1"], "positive integer"),
+        (["export", "resnet20", "{new}", "--weights", "none.keras"], "does not exist"),
+        (["export", "resnet20", "{new}", "--preset", "imagenet"], "torch, caffe, tf"),
+        (["export", "none.keras", "{new}"], "does not exist"),
+        (["export", "{work}/photos", "{new}"], "no training run"),
+        (["export", "{work}/photos/0.png", "{new}"], "not a readable Keras model"),
+        (["export", "{work}/m.keras", "{work}/b"], "--overwrite"),
+        (["export", "{work}/m.keras", "{work}/m.keras/b"], "cannot write"),
+        (["export", "{work}/m.keras", "{new}", "--labels", "none.txt"], "none.txt"),
+        (["predict", "none", "a.png"], "does not exist"),
+        (["predict", "{work}/b", "none.png"], "no such file"),
+        (["predict", "{work}/b", "{work}/m.keras"], "not a JPEG"),
+        (["predict", "{work}/b", "{work}/photos/0.png", "--top", "0"], "at least 1"),
+        (["predict", "{work}/b", "{work}/photos/0.png", "--provider", "cuda"], "pip install"),
+        (["predict", "{work}/b", "{work}/photos/0.png", "--threads", "0"], "at least 1"),
+        (["train", "--recipe", "imagenet"], "digits, fashion_mnist"),
+        (["train", "--epochs", "0", "--out", "{new}"], "epochs must be at least 1"),
+        (["train", "--model", "resnet21", "--out", "{new}"], "did you mean"),
+        (["train", "--strategy", "cluster", "--out", "{new}"], "auto, single, mirrored"),
+    ],
+)
+def test_what_is_wrong_is_one_clear_line(arguments, message, work, tmp_path, capsys):
+    new = tmp_path / "new"
+    assert main([part.format(work=work, new=new) for part in arguments]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not new.exists()
+    Bundle.open(work / "b").check()
+
+
+def test_a_missing_extra_names_the_pip_line(tmp_path):
+    code = (
+        "import sys; sys.modules['tf2onnx'] = None; sys.modules['keras'] = None\n"
+        "from keras_resnets.cli import main; sys.exit(main(['export', 'resnet20', 'b']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert 'pip install "keras-resnets[tensorflow]"' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_closed_pipe_is_no_error():
+    done = subprocess.run(
+        f"{sys.executable} -m keras_resnets.cli list | head -1; exit ${{PIPESTATUS[0]}}",
+        shell=True, executable="/bin/bash", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
