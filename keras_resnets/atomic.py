@@ -45,6 +45,8 @@ def atomic_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
         draft.chmod(0o777 & ~_umask())
         for item in (*draft.rglob("*"), draft):
             _sync(item)
+        if target.exists() and not overwrite:  # somebody else was faster
+            raise FileExistsError(target)
         _swap(draft, target)
         _sync(target.parent)
     finally:
@@ -59,11 +61,11 @@ def _swap(draft: Path, target: Path) -> None:
     target.rename(aside / "old")
     try:
         draft.rename(target)
-    except OSError:
+    except BaseException:
         (aside / "old").rename(target)
+        aside.rmdir()
         raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -123,14 +125,24 @@ def _manifest(data: dict[str, Any]) -> Manifest:
         raise ValueError(f"output_kind {manifest.output_kind!r}")
     if len(manifest.input_shape) != 4:
         raise ValueError(f"input_shape {manifest.input_shape}")
-    for name in (*manifest.files, *(row.file for row in variants), manifest.golden):
+    _check_files(manifest)
+    return manifest
+
+
+def _check_files(manifest: Manifest) -> None:
+    """Raise ValueError or TypeError unless every file has a hash and lies in the bundle."""
+    if not isinstance(manifest.files, dict):
+        raise TypeError("files is no object")
+    needed = {row.file for row in manifest.variants} | {manifest.golden}
+    for name in (*manifest.files, *needed, manifest.saved_model or "saved_model"):
         path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts:
+        if path.is_absolute() or ".." in path.parts or "\\" in name:
             raise ValueError(f"the file name {name!r} leaves the bundle")
-    needed = {row.file for row in variants} | {manifest.golden}
     if missing := needed - set(manifest.files):
         raise ValueError(f"no hash for {', '.join(sorted(missing))}")
-    return manifest
+    for name, record in manifest.files.items():
+        if not isinstance(record["sha256"], str) or not isinstance(record["bytes"], int):
+            raise TypeError(f"files: {name} needs sha256 and bytes")
 
 
 @dataclass(frozen=True)
@@ -202,7 +214,7 @@ class Bundle:
         try:
             with np.load(self.path / self.manifest.golden, allow_pickle=False) as arrays:
                 return arrays["input"], arrays["output"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise BundleError(f"{self.path}: {self.manifest.golden} cannot be read: {error}") from error
 
 

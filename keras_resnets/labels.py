@@ -41,8 +41,8 @@ def decode_predictions(scores: ArrayLike, labels: Sequence[str] | None = None, t
         raise ValueError(f"top must be at least 1, not {top}")
     if labels is not None and len(labels) != rows.shape[1]:
         raise ValueError(f"{len(labels)} labels for {rows.shape[1]} classes")
-    order = np.argsort(-rows, axis=1, kind="stable")[:, :top]
+    order = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :top]
     return [
-        [Prediction(labels[i] if labels else f"class {i}", int(i), float(row[i])) for i in best]
+        [Prediction(labels[i] if labels is not None else f"class {i}", int(i), float(row[i])) for i in best]
         for row, best in zip(rows, order, strict=True)
     ]

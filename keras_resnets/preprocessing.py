@@ -7,8 +7,10 @@ network is asked in production is what it was asked when its accuracy was measur
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -53,7 +55,10 @@ def load_image(source: str | Path | bytes) -> Image.Image:
         raise ImageError(f"{name} is a folder, not an image") from None
     except UnidentifiedImageError:
         raise ImageError(f"{name} is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        # Pillow's own limits are higher; its warning is an error where a program makes warnings errors.
+        raise ImageError(f"{name} is over the limit of 25 million pixels") from None
+    except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"{name} cannot be decoded (truncated or corrupt): {error}") from error
 
 
@@ -84,8 +89,10 @@ class Preprocessing:
     bgr: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("size", "mean", "std"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
+        object.__setattr__(self, "size", _numbers("size", self.size, Integral, int))
+        object.__setattr__(self, "mean", _numbers("mean", self.mean, Real, float))
+        object.__setattr__(self, "std", _numbers("std", self.std, Real, float))
+        object.__setattr__(self, "scale", *_numbers("scale", (self.scale,), Real, float))
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"size must be (height, width) in pixels, not {self.size}")
         if self.channels not in (1, 3):
@@ -145,7 +152,9 @@ class Preprocessing:
             ImageError: when it cannot be read as an image.
         """
         picture = _as_picture(image)
-        picture = _grey(picture) if self.channels == 1 else picture.convert("RGB")
+        if 0 in picture.size:
+            raise ImageError(f"an image without pixels: {picture.width}×{picture.height}")
+        picture = _converted(picture, "L" if self.channels == 1 else "RGB")
         return np.asarray(self._fit(picture)).reshape(*self.size, self.channels)
 
     def normalize(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
@@ -165,13 +174,17 @@ class Preprocessing:
         return self.normalize(np.stack(rows))
 
     def _fit(self, picture: Image.Image) -> Image.Image:
+        """Resize and crop, with the roundings of torchvision, whose protocol published accuracies follow."""
         height, width = self.size
         method = _RESAMPLING[self.interpolation]
         if self.resize is None:
             return picture if picture.size == (width, height) else picture.resize((width, height), method)
-        factor = self.resize / min(picture.size)
-        picture = picture.resize((round(picture.width * factor), round(picture.height * factor)), method)
-        left, top = (picture.width - width) // 2, (picture.height - height) // 2
+        shorter = min(picture.size)
+        sides = (self.resize * picture.width // shorter, self.resize * picture.height // shorter)
+        if sides[0] * sides[1] > MAX_PIXELS:
+            raise ImageError(f"{picture.width}×{picture.height}, resized to {self.resize}, exceeds 25 million pixels")
+        picture = picture.resize(sides, method)
+        left, top = round((sides[0] - width) / 2), round((sides[1] - height) / 2)
         return picture.crop((left, top, left + width, top + height))
 
 
@@ -180,6 +193,14 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "caffe": {"mean": (103.939, 116.779, 123.68), "bgr": True},
     "tf": {"scale": 1 / 127.5, "mean": (1.0, 1.0, 1.0)},
 }
+
+
+def _numbers(name: str, values: Iterable[Any], kind: Any, cast: Callable[[Any], Any]) -> tuple[Any, ...]:
+    """The values as Python numbers; NumPy's are taken, text and infinities are not."""
+    row = tuple(values)
+    if not all(isinstance(value, kind) and math.isfinite(value) for value in row):
+        raise ValueError(f"{name} must be finite {'integers' if kind is Integral else 'numbers'}, not {row}")
+    return tuple(cast(value) for value in row)
 
 
 def _as_picture(image: ImageLike) -> Image.Image:
@@ -197,12 +218,18 @@ def _as_picture(image: ImageLike) -> Image.Image:
         array = array[:, :, 0]
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] == 3):
         raise ImageError(f"an image array must be [height, width] or [height, width, 1 or 3], not {list(array.shape)}")
-    if 0 in array.shape:
+    if 0 in array.shape:  # which Pillow cannot hold
         raise ImageError(f"an image without pixels: {list(array.shape)}")
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _grey(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip at 255
-        return Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-    return picture.convert("L")
+def _converted(picture: Image.Image, mode: str) -> Image.Image:
+    """Upright as its EXIF says, in another mode."""
+    try:
+        picture = ImageOps.exif_transpose(picture)
+        if picture.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip at 255
+            pixels = np.asarray(picture).astype(np.uint32) >> 8
+            picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+        return picture.convert(mode)
+    except (OSError, SyntaxError, ValueError) as error:  # an opened file is decoded here
+        raise ImageError(f"the image cannot be decoded (truncated or corrupt): {error}") from error

@@ -126,7 +126,13 @@ class Engine:
         """
         sample, expected = self.bundle.golden()
         preprocessing = self.bundle.manifest.preprocessing
-        got = self.run(preprocessing.normalize(sample) if preprocessing else sample)
+        try:
+            got = self.run(preprocessing.normalize(sample) if preprocessing else sample)
+        except ValueError as error:
+            raise BundleError(f"{self.bundle.path}: its golden sample does not fit: {error}") from error
+        if got.shape != expected.shape or not got.size:
+            shapes = f"{list(got.shape)} instead of {list(expected.shape)}"
+            raise BundleError(f"{self.bundle.path}: the golden sample gives {shapes} here")
         drift = float(np.abs(got - expected).max()) / (float(np.abs(expected).max()) or 1.0)
         if not drift <= GOLDEN_TOLERANCE:
             raise BundleError(

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from keras_resnets.export import to_bundle
 
 from keras_resnets import Preprocessing, ResNet20
+from keras_resnets.export import to_bundle
 
 ROOT = Path(__file__).parent.parent
 

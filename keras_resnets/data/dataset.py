@@ -57,8 +57,10 @@ class Dataset:
         """Move `number` training images to a validation split, the same ones every time.
 
         Raises:
-            DataError: when that leaves no images to train on.
+            DataError: when that leaves no images to train on, or some are held out already.
         """
+        if self.validation is not None:
+            raise DataError(f"{self.name} has images held out already")
         if not 0 <= number < len(self.train):
             raise DataError(f"cannot hold out {number} of the {len(self.train)} training images of {self.name}")
         if number == 0:

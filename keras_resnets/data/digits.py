@@ -12,7 +12,7 @@ TEST = 360
 
 
 def load_digits() -> Dataset:
-    """The digits with 360 of them, the same ones every time and equally many of each class, as the test split.
+    """The digits with 360 of them, the same ones every time and each class in its share, as the test split.
 
     Raises:
         MissingExtraError: when scikit-learn is not installed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import zlib
 from pathlib import Path
@@ -75,11 +76,13 @@ def read_idx(file: Path) -> NDArray[np.uint8]:
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file} is corrupt: {error}") from error
     # Two zero bytes, the type (8: uint8), the rank, then each size as a big-endian 32-bit number.
-    if len(data) < 4 or data[:3] != b"\0\0\x08":
+    if len(data) < 4 or data[:3] != b"\0\0\x08" or not 1 <= data[3] <= 4:
         raise DataError(f"{file} is no idx file of bytes")
     rank = data[3]
+    if len(data) < 4 + 4 * rank:
+        raise DataError(f"{file} is corrupt: it ends within its header")
     shape = tuple(int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(rank))
-    pixels = np.frombuffer(data, np.uint8, offset=min(4 + 4 * rank, len(data)))
-    if pixels.size != np.prod(shape):
+    pixels = np.frombuffer(data, np.uint8, offset=4 + 4 * rank)
+    if pixels.size != math.prod(shape):
         raise DataError(f"{file} is corrupt: {pixels.size:,} values where its header says {list(shape)}")
     return pixels.reshape(shape)

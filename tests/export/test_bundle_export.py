@@ -8,12 +8,12 @@ import sys
 import keras
 import numpy as np
 import pytest
-from keras_resnets.export import ExportError, fold, to_bundle, to_saved_model
 from PIL import Image
 
 import keras_resnets
 from keras_resnets import Preprocessing
 from keras_resnets.bundle import Bundle
+from keras_resnets.export import ExportError, fold, to_bundle, to_saved_model
 from keras_resnets.models.files import describe
 
 GREY = Preprocessing((8, 8), 1, scale=1 / 255, mean=(0.5,), std=(0.25,))

@@ -8,9 +8,9 @@ import onnx
 import onnxruntime
 import pytest
 import tensorflow as tf
-from keras_resnets.export import ExportError, to_onnx
 
 import keras_resnets
+from keras_resnets.export import ExportError, to_onnx
 
 SMALL = ["resnet20", "plainnet20", "resnet20v2", "resnet18", "plainnet18", "resnet18v2"]
 
