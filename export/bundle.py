@@ -54,7 +54,7 @@ def to_bundle(
         images: real images to verify with, beside noise: a folder, or paths, Pillow images, uint8 arrays.
         license: of the weights, stored in the bundle.
         saved_model: also export, verify and include a SavedModel.
-        tolerance: largest allowed max|a − b| / max|a| between Keras and each exported form.
+        tolerance: largest allowed max|a − b| / max|a| between Keras and each exported form, in logits or features.
         overwrite: replace an existing bundle.
         progress: called with a line before each step.
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from keras_resnets.extras import extra
 
 from .errors import ExportError
@@ -172,6 +174,19 @@ def _grouped_conv(layer: Any, inputs: Any) -> Any:
     return layer.activation(x)
 
 
+def _feeds_pooling(layer: Any) -> bool:
+    pooling = (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)
+    readers = [node.operation for node in layer._outbound_nodes]
+    return layer.data_format == "channels_last" and any(isinstance(reader, pooling) for reader in readers)
+
+
+def _pad_that_stays(layer: Any, inputs: Any) -> Any:
+    # onnxruntime before 1.32 merges a Pad of zeros into the pooling behind it, where padding counts as minus
+    # infinity: wrong where a whole window is negative. It leaves other values alone, and the least normal
+    # float is as good as zero.
+    return tf.pad(inputs, [(0, 0), *layer.padding, (0, 0)], constant_values=np.finfo(np.float32).tiny)
+
+
 _FORMS: _Forms = {
     keras.layers.BatchNormalization: (lambda layer: layer.axis in (-1, 3), _fused_batch_norm),
     keras.layers.GlobalAveragePooling2D: (
@@ -184,4 +199,5 @@ _ONNX_FORMS: _Forms = {
         lambda layer: layer.groups > 1 and layer.data_format == "channels_last",
         _grouped_conv,
     ),
+    keras.layers.ZeroPadding2D: (_feeds_pooling, _pad_that_stays),
 }

@@ -302,9 +302,13 @@ def _fresh_model(options: argparse.Namespace) -> Any:
             raise ValueError(f"--input-shape is HxWxC, for example 224x224x3, not {options.input_shape!r}") from None
     model = create_model(options.model, **{name: value for name, value in arguments.items() if value is not None})
     if not options.weights:
-        print("no --weights: exporting random ones, with batch-norm statistics of noise", file=sys.stderr)
-        noise = np.random.default_rng(0).standard_normal((8, *model.input_shape[1:]), np.float32)
-        update_batch_norm(model, [noise])
+        print("no --weights: exporting random ones", file=sys.stderr)
+        shape = (side or 64 for side in model.input_shape[1:])
+        noise = np.random.default_rng(0).standard_normal((4, *shape), np.float32)
+        if not np.isfinite(model(noise, training=False)).all():
+            # A thousand residual blocks, each doubling the variance, exceed float32 until trained.
+            print("its outputs are not finite: its batch norms get the statistics of noise", file=sys.stderr)
+            update_batch_norm(model, [noise])
     return model
 
 

@@ -17,8 +17,15 @@ _PACKAGES = (
     "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "matplotlib",
 )  # fmt: skip
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
-# The versions that the test suite ran with: the oldest, and the newest.
-TESTED = {"python": ("3.10", "3.13"), "tensorflow": ("2.18", "2.21"), "keras": ("3.8", "3.15")}
+# The oldest versions that the test suite ran with.
+OLDEST = {
+    "python": "3.10",
+    "tensorflow": "2.18",
+    "keras": "3.8",
+    "tf2onnx": "1.17",
+    "onnx": "1.21",
+    "onnxruntime": "1.20",
+}
 
 
 def report(console: Console | None = None) -> list[str]:
@@ -60,7 +67,7 @@ def find_faults(found: dict[str, str]) -> list[str]:
             f"{' and '.join(runtimes)} are installed together and overwrite each other's files: "
             f"run: pip uninstall {' '.join(runtimes)}, then install the one you want again"
         )
-    for package, (oldest, _) in TESTED.items():
+    for package, oldest in OLDEST.items():
         have = platform.python_version() if package == "python" else found.get(package)
         if have and _numbers(have) < _numbers(oldest):
             faults.append(f"{package} {have} is older than {oldest}, the oldest that was tested")

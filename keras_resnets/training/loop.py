@@ -64,7 +64,7 @@ class Loop:
 
     def __init__(self, model: Any, optimizer: Any, recipe: Recipe, strategy: Any) -> None:
         self.model, self.optimizer, self.recipe, self.strategy = model, optimizer, recipe, strategy
-        self._from_logits = model.layers[-1].activation is keras.activations.linear
+        self._from_logits = getattr(model.layers[-1], "activation", None) is keras.activations.linear
         self._kernels = [v for v in model.trainable_variables if v.name.endswith("kernel")]
         if optimizer is not None and not optimizer.built:
             # Inside the step, under several replicas, TensorFlow cannot create the momenta.

@@ -51,9 +51,9 @@ class ProgressBar(keras.callbacks.Callback):
         now = time.monotonic()
         if logs and now - self._read > _REFRESH:
             self._read = now
-            loss, correct, images = (float(value) for value in logs["sums"])
-            note = f"loss {loss / images:.4f}  accuracy {correct / images:.4f}"
-            self._bar.update(self._task, rate=images / (now - self._began), note=note)
+            note = f"loss {float(logs['loss']):.4f}  accuracy {float(logs['accuracy']):.4f}"
+            rate = (batch + 1) * self.batch_size / (now - self._began)
+            self._bar.update(self._task, rate=rate, note=note)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         row = logs or {}

@@ -45,7 +45,7 @@ def train(
         folder: of the run. It gets recipe.json, history.json (a row an epoch), model.keras (after every
             epoch; with preprocessing and class names) and evaluation.json.
         strategy: "auto", "single" or "mirrored"; see `make_strategy`.
-        callbacks: Keras callbacks.
+        callbacks: Keras callbacks; those that change a learning rate find a schedule and no `model.optimizer`.
         dataset: instead of loading the recipe's.
         overwrite: replace the run that the folder holds.
         verbose: show a progress bar on standard error.
@@ -118,6 +118,7 @@ def _build(recipe: Recipe, data: Dataset, replicas: int) -> Any:
 def _run_epochs(loop: Loop, data: Dataset, folder: Path, callbacks: Any) -> None:
     recipe, history = loop.recipe, []
     augmentation = Augmentation(recipe.pad, recipe.flip)
+    loop.model.stop_training = False
     callbacks.on_train_begin()
     try:
         for epoch in range(recipe.epochs):
@@ -126,7 +127,7 @@ def _run_epochs(loop: Loop, data: Dataset, folder: Path, callbacks: Any) -> None
             batches = training_batches(
                 data.train, data.preprocessing, augmentation, recipe.batch_size, recipe.seed, epoch
             )
-            row = loop.train_epoch(batches, lambda step, sums: callbacks.on_train_batch_end(step, {"sums": sums}))
+            row = loop.train_epoch(batches, lambda step, sums: callbacks.on_train_batch_end(step, _running(sums)))
             row["seconds"] = time.perf_counter() - began
             if data.validation:
                 held_out = _evaluate(loop, data.validation, data.preprocessing)
@@ -136,8 +137,15 @@ def _run_epochs(loop: Loop, data: Dataset, folder: Path, callbacks: Any) -> None
             callbacks.on_epoch_end(epoch, row)
             save_model(loop.model, folder / MODEL)
             _write_json(folder / HISTORY, history)
+            if loop.model.stop_training:  # as EarlyStopping asks
+                break
     finally:
         callbacks.on_train_end()
+
+
+def _running(sums: Any) -> dict[str, Any]:
+    """What Keras callbacks read after a batch: means over the epoch so far."""
+    return {"loss": sums[0] / sums[2], "accuracy": sums[1] / sums[2]}
 
 
 def _evaluate(loop: Loop, split: Split, preprocessing: Preprocessing) -> dict[str, float]:

@@ -7,6 +7,12 @@ import pytest
 import keras_resnets
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """The same initial weights in every run."""
+    keras.utils.set_random_seed(0)
+
+
 @pytest.fixture(scope="session")
 def settle():
     """Give a fresh network random statistics, so that folding them wrongly shows, and finite outputs."""

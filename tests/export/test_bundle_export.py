@@ -44,6 +44,7 @@ def test_a_bundle_says_what_was_compared(resnet20, photos, tmp_path):
         for batch in (1, 3, 17)
     }
     assert all(row["max_error"] <= 1e-4 for row in bundle.manifest.verification)
+    assert all(row["allowed"] == 1e-4 for row in bundle.manifest.verification if row["output"] == "logits")
     assert len(steps) == 3
     opened = Bundle.open(tmp_path / "b")
     opened.check()
@@ -92,6 +93,15 @@ def test_drift_behind_a_saturated_softmax_is_found(settle, tmp_path, monkeypatch
     monkeypatch.setattr(fold, "_merge", wrong)
     with pytest.raises(ExportError, match="in logits"):
         to_bundle(model, tmp_path / "wrong", preprocessing=GREY)
+
+
+def test_a_network_that_amplifies_rounding_is_told_from_a_wrong_export(tmp_path):
+    """A plain network of 152 layers whose batch norms normalise noise: chaotic, as long as it is not trained."""
+    model = keras_resnets.PlainNet152(input_shape=(32, 32, 3), classes=5)
+    noise = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
+    keras_resnets.update_batch_norm(model, [noise])
+    with pytest.raises(ExportError, match="amplifies rounding"):
+        to_bundle(model, tmp_path / "b", saved_model=False)
 
 
 def test_a_failed_replacement_keeps_the_old_bundle(resnet20, tmp_path, monkeypatch):
@@ -173,8 +183,11 @@ np.save({str(tmp_path / "out.npy")!r}, out["probabilities"])
 @pytest.mark.parametrize("name", keras_resnets.list_models())
 def test_the_whole_registry_exports_with_parity(name, tmp_path):
     model = keras_resnets.create_model(name)
-    random = np.random.default_rng(0)
-    keras_resnets.update_batch_norm(model, [random.normal(size=(4, *model.input_shape[1:])).astype(np.float32)])
+    if not name.startswith("plain"):
+        # Statistics of data make folding matter and keep a thousand blocks finite. A deep plain network
+        # becomes chaotic with them: the last bit of its input moves its output by half a percent.
+        noise = np.random.default_rng(0).normal(size=(4, *model.input_shape[1:])).astype(np.float32)
+        keras_resnets.update_batch_norm(model, [noise])
     size = model.input_shape[1:3]
     bundle = to_bundle(model, tmp_path / "b", preprocessing=Preprocessing.preset("torch", size))
     bundle.check()

@@ -117,6 +117,22 @@ def test_a_model_with_shared_layers_nested_models_and_every_kind_of_norm(tmp_pat
     assert np.abs(run(file, noise(model, 3)) - expected).max() <= 1e-5 * expected.max()
 
 
+def test_zeros_padded_around_negative_values_are_not_merged_into_a_maximum(tmp_path):
+    """onnxruntime before 1.32 replaces a Pad of zeros and a MaxPool by a MaxPool that pads with minus infinity,
+    in the file that it optimizes and again in every session; it does so only where the value is zero."""
+    inputs = keras.Input((6, 6, 2))
+    padded = keras.layers.ZeroPadding2D(1)(inputs)
+    model = keras.Model(inputs, keras.layers.MaxPooling2D(3, 2)(padded))
+    file = to_onnx(model, tmp_path / "m.onnx")
+    images = -1 - np.random.default_rng(0).random((2, 6, 6, 2)).astype(np.float32)
+    expected = np.asarray(model(images))
+    assert (expected == 0).any()
+    assert np.allclose(run(file, images), expected, atol=1e-30)
+    assert operators(file)["Pad"] == 1
+    constants = [onnx.numpy_helper.to_array(item) for item in onnx.load(file).graph.initializer]
+    assert any(0 < value < 1e-30 for array in constants if array.dtype == np.float32 for value in array.ravel())
+
+
 def test_exporting_changes_nothing_in_the_model(resnet20, tmp_path):
     images = noise(resnet20, 2)
     before, weights = np.asarray(resnet20(images)), [np.array(v) for v in resnet20.variables]

@@ -73,6 +73,12 @@ def test_keras_callbacks_are_called(finished):
     assert len([call for call in recorder.calls if call[0] == "epoch"]) == SHORT.epochs
 
 
+def test_early_stopping_stops(tmp_path):
+    stop = keras.callbacks.EarlyStopping("loss", patience=0, min_delta=1e9)
+    train(replace(SHORT, epochs=3), tmp_path / "run", callbacks=[stop], verbose=False)
+    assert len(json.loads((tmp_path / "run" / "history.json").read_text())) == 2
+
+
 def test_a_run_is_not_overwritten_unasked(finished):
     folder, _, _ = finished
     before = (folder / "model.keras").read_bytes()
