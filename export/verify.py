@@ -118,8 +118,7 @@ def _explanation(run_keras: Runner, tensor: NDArray[np.float32], tolerance: floa
 
 _NOT_FINITE = (
     "Keras itself gives infinite or NaN outputs on {inputs}, so no export can be proven. A very deep network "
-    "that was never trained does: load trained weights, or give its batch norms statistics with "
-    "keras_resnets.update_batch_norm(model, batches)"
+    "that was never trained does: load trained weights, or call keras_resnets.damp_residuals(model)"
 )
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from keras_resnets.models import create_model as create_model
     from keras_resnets.models import list_models as list_models
     from keras_resnets.models import model_info as model_info
+    from keras_resnets.models.damping import damp_residuals as damp_residuals
     from keras_resnets.models.files import load_model as load_model
     from keras_resnets.models.files import save_model as save_model
     from keras_resnets.models.resnet import PlainNet18 as PlainNet18
@@ -57,6 +58,7 @@ _HOMES = {
     "ModelInfo": "keras_resnets.models",
     "Preprocessing": "keras_resnets.preprocessing",
     "create_model": "keras_resnets.models",
+    "damp_residuals": "keras_resnets.models.damping",
     "decode_predictions": "keras_resnets.labels",
     "list_models": "keras_resnets.models",
     "load_model": "keras_resnets.models.files",

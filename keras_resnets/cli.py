@@ -292,7 +292,7 @@ def _fresh_model(options: argparse.Namespace) -> Any:
     import numpy as np
 
     from keras_resnets.models import create_model
-    from keras_resnets.models.statistics import update_batch_norm
+    from keras_resnets.models.damping import damp_residuals
 
     arguments = {"weights": options.weights, "variant": options.variant, "classes": options.classes}
     if options.input_shape:
@@ -307,8 +307,8 @@ def _fresh_model(options: argparse.Namespace) -> Any:
         noise = np.random.default_rng(0).standard_normal((4, *shape), np.float32)
         if not np.isfinite(model(noise, training=False)).all():
             # A thousand residual blocks, each doubling the variance, exceed float32 until trained.
-            print("its outputs are not finite: its batch norms get the statistics of noise", file=sys.stderr)
-            update_batch_norm(model, [noise])
+            print("their outputs are not finite: its blocks are damped", file=sys.stderr)
+            damp_residuals(model)
     return model
 
 

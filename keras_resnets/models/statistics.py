@@ -14,9 +14,8 @@ with extra("tensorflow"):
 def update_batch_norm(model: Any, batches: Iterable[Any]) -> int:
     """Replace the moving statistics of every batch norm by their mean over `batches`.
 
-    Useful after weights were averaged or changed, and for a network that was never trained: its initial
-    statistics (mean 0, variance 1) let each residual block double the signal's variance, which in a
-    thousand layers exceeds float32.
+    Useful after weights were averaged or changed, and to give a network that was never trained statistics of
+    real data.
 
     Args:
         model: a Keras model.

@@ -19,12 +19,12 @@ def settle():
 
     def settle(model, seed=0):
         random = np.random.default_rng(seed)
-        shape = tuple(side or 32 for side in model.input_shape[1:])
-        keras_resnets.update_batch_norm(model, [random.normal(size=(4, *shape)).astype(np.float32)])
         for layer in model._flatten_layers():
             if isinstance(layer, keras.layers.BatchNormalization) and layer.scale:
                 layer.gamma.assign(random.uniform(0.5, 1.5, layer.gamma.shape))
                 layer.beta.assign(random.normal(0, 0.1, layer.beta.shape))
+        shape = tuple(side or 32 for side in model.input_shape[1:])
+        keras_resnets.update_batch_norm(model, [random.normal(size=(4, *shape)).astype(np.float32)])
         return model
 
     return settle

@@ -140,6 +140,31 @@ def test_files_that_are_no_models(tmp_path):
         save_model(keras_resnets.ResNet20(), tmp_path / "m.h5")
 
 
+@pytest.mark.parametrize("name", ["resnet20", "resnet20v2"])
+def test_damping_scales_what_a_block_adds(name):
+    model = keras_resnets.create_model(name, input_shape=(8, 8, 1))
+    add = model.get_layer("conv2_block1_add" if name == "resnet20" else "conv2_block1_out")
+    tap = keras.Model(model.input, add.input)
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
+    before = [np.asarray(value) for value in tap(images)]
+    assert keras_resnets.damp_residuals(model, 0.25) == 9
+    after = [np.asarray(value) for value in tap(images)]
+    assert np.array_equal(before[0], after[0])
+    assert np.allclose(0.25 * before[1], after[1], rtol=1e-5)
+    with pytest.raises(ValueError, match="no residual blocks"):
+        keras_resnets.damp_residuals(keras_resnets.PlainNet20())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet1001v2", "resnet1202"])
+def test_a_thousand_damped_layers_are_finite(name):
+    model = keras_resnets.create_model(name, input_shape=(8, 8, 1))
+    noise = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
+    assert not np.isfinite(model(noise)).all()
+    keras_resnets.damp_residuals(model)
+    assert np.isfinite(model(noise)).all()
+
+
 def test_update_batch_norm_sets_the_statistics_of_the_data():
     model = keras_resnets.ResNet20(input_shape=(8, 8, 1))
     random = np.random.default_rng(0)
