@@ -46,7 +46,8 @@ def to_bundle(
     """Export a Keras image model to a bundle, after proving that it gives what Keras gives.
 
     Args:
-        model: a built Keras model with one input [batch, height, width, channels] and one output.
+        model: a built float32 Keras model with one input [batch, height, width, channels] and one output. Its
+            layers are changed while it is traced: do not call it from another thread meanwhile.
         path: folder to write; it appears whole or not at all.
         preprocessing: how images become the input; by default the model's own (see `load_model`). Without
             one the bundle runs on tensors only, and refuses images.
@@ -68,7 +69,7 @@ def to_bundle(
     """
     say = progress or (lambda line: None)
     folder = Path(path)
-    refuse_existing(folder, overwrite)
+    refuse_existing(folder, overwrite, MANIFEST)
     face = interface(model)
     preprocessing = preprocessing or getattr(model, "preprocessing", None)
     labels = tuple(labels or getattr(model, "labels", None) or ()) or None

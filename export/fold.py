@@ -105,7 +105,7 @@ def _merge(conv: Any, norm: Any, values: Values) -> None:
     factor = gamma / np.sqrt(variance + epsilon)
     kernel = values[conv.input[1]]
     bias = values[conv.input[2]].astype(np.float64) if len(conv.input) > 2 else 0.0
-    values[conv.input[1]] = (kernel * factor.reshape(-1, 1, 1, 1)).astype(kernel.dtype)
+    values[conv.input[1]] = (kernel * factor.reshape(-1, *[1] * (kernel.ndim - 1))).astype(kernel.dtype)
     name = f"{conv.output[0]}/bias"
     values[name] = ((bias - mean) * factor + beta).astype(kernel.dtype)
     del conv.input[2:]

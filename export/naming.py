@@ -23,7 +23,7 @@ def name_by_layer(graph: Any, layers: set[str], input_name: str, output_name: st
         layers: the names of the model's layers.
         input_name, output_name: names of the graph's input and output.
     """
-    taken: Counter[str] = Counter()
+    taken = Counter((input_name, output_name))
     renamed = {graph.input[0].name: input_name}
     stored = {item.name for item in graph.initializer}
     owner = input_name
@@ -39,7 +39,7 @@ def name_by_layer(graph: Any, layers: set[str], input_name: str, output_name: st
                 renamed[tensor] = _unique(f"{node.name}/{role}", taken)
         for i, tensor in enumerate(node.output):
             if tensor:
-                renamed[tensor] = node.name if i == 0 else f"{node.name}:{i}"
+                renamed[tensor] = node.name if i == 0 else _unique(f"{node.name}/output_{i}", taken)
     renamed[graph.output[0].name] = output_name
     for node in graph.node:
         node.input[:] = [renamed[name] if name else "" for name in node.input]

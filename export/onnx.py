@@ -70,8 +70,11 @@ def convert(model: Any) -> Any:
     fill(proto, traced.weights)
     layers = {layer.name for layer in model._flatten_layers() if layer is not model}
     name_by_layer(proto.graph, layers, INPUT, face.output)
-    _describe(proto, model.name, face.input_shape, tuple(model.outputs[0].shape))
-    onnx.checker.check_model(proto)
+    _describe(proto, model.name, face.input_shape, (None, *model.outputs[0].shape[1:]))
+    try:
+        onnx.checker.check_model(proto)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"{model.name} converts to an invalid graph: {error}") from error
     return proto
 
 
@@ -96,6 +99,8 @@ def _convert_graph(traced: Skeleton, name: str) -> Any:
     finally:
         logger.setLevel(level)
     for node in proto.graph.node:
+        if any(item.HasField("g") or item.graphs for item in node.attribute):
+            raise ExportError(f"{name}: layer {node.name!r} has control flow ({node.op_type}), which is not exported")
         if not onnx.defs.has(node.op_type, OPSET, node.domain):
             raise ExportError(f"{name}: layer {node.name!r} uses {node.op_type}, which has no ONNX form")
     return proto
@@ -123,16 +128,22 @@ def _optimize(proto: Any) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "skeleton.onnx"
         options.optimized_model_filepath = str(file)
-        onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        try:
+            onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions share no base but Exception
+            raise ExportError(f"onnxruntime does not take the converted graph: {error}") from error
         return onnx.load(file)
 
 
 def _describe(proto: Any, name: str, input_shape: tuple[int | None, ...], output_shape: tuple[int | None, ...]) -> None:
     """Dimension names, used opsets only, and who made it."""
-    for value, shape in ((proto.graph.input[0], input_shape), (proto.graph.output[0], output_shape)):
+    # An output's open sides stay unnamed: equal names would promise equal sizes.
+    sides = (("batch", "height", "width", "channels"), ("batch",))
+    for value, shape, names in zip(
+        (proto.graph.input[0], proto.graph.output[0]), (input_shape, output_shape), sides, strict=True
+    ):
         kind = value.type.tensor_type.elem_type
-        axes = ("batch", "height", "width", "channels") if len(shape) == 4 else ("batch",)
-        dims = [axis if size is None else size for axis, size in zip_longest(axes, shape, fillvalue=None)]
+        dims = [size or name for size, name in zip_longest(shape, names)]
         value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, dims))
     domains = {node.domain for node in proto.graph.node}
     used = [opset for opset in proto.opset_import if opset.domain in domains]

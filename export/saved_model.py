@@ -21,13 +21,13 @@ def to_saved_model(model: Any, folder: str | Path, *, overwrite: bool = False) -
     """Write a Keras image model as a SavedModel with the signature `serving_default`.
 
     The signature takes `images`, float32 [batch, height, width, channels], already preprocessed, and gives
-    `probabilities`, `logits` or `features`. A model that ends in softmax has a second one, `logits`.
+    `probabilities`, `logits` or `features`. A model that ends in softmax or sigmoid has a second one, `logits`.
     The result is not compared with the model: `to_bundle` does that.
 
     Args:
         model: a built Keras model with one image input and one output.
         folder: folder to write; it appears whole or not at all.
-        overwrite: replace an existing folder.
+        overwrite: replace an existing SavedModel.
 
     Returns:
         The folder.
@@ -37,7 +37,7 @@ def to_saved_model(model: Any, folder: str | Path, *, overwrite: bool = False) -
         MissingExtraError: when TensorFlow is not installed.
     """
     path = Path(folder)
-    refuse_existing(path, overwrite)
+    refuse_existing(path, overwrite, "saved_model.pb")
     module = tf.Module()
     module.weights = [variable.value for variable in model.variables]
     signatures = {"serving_default": inference_function(model, interface(model).output)}

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_resnets.extras import extra
+from keras_resnets.models.layers import last_layer
 
 from .errors import ExportError
 
@@ -22,6 +23,7 @@ with extra("export"):
     import tensorflow as tf
 
 INPUT = "images"
+_SQUASHING = (keras.activations.softmax, keras.activations.sigmoid)
 
 
 class Interface(NamedTuple):
@@ -51,7 +53,9 @@ def interface(model: Any) -> Interface:
     if keras.backend.backend() != "tensorflow":
         raise ExportError("export needs the TensorFlow backend: set KERAS_BACKEND=tensorflow, and load the model there")
     if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
-        raise ExportError(f"{model.name} has no defined inputs: build it with the functional API, or call it once")
+        raise ExportError(
+            f"{model.name} has no defined inputs: wrap it in a functional model, keras.Model(x, model(x))"
+        )
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ExportError(
             f"{model.name} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; one of each can be exported"
@@ -59,31 +63,39 @@ def interface(model: Any) -> Interface:
     shape = tuple(model.inputs[0].shape)
     if len(shape) != 4 or shape[-1] is None:
         raise ExportError(f"{model.name} takes {shape}, not images [batch, height, width, channels]")
+    dtypes = {str(model.inputs[0].dtype), *(layer.compute_dtype for layer in model._flatten_layers())}
+    if others := dtypes - {"float32", None}:
+        raise ExportError(
+            f"{model.name} computes in {' and '.join(sorted(others))}, and float32 alone can be exported: build it "
+            "under keras.config.set_dtype_policy('float32') with a float32 input, and load its weights"
+        )
     return Interface((None, *shape[1:]), _output_kind(model))
-
-
-def _last_layer(model: Any) -> Any:
-    last = model.outputs[0]._keras_history.operation
-    return _last_layer(last) if isinstance(last, keras.Model) else last
 
 
 @contextmanager
 def linear_head(model: Any) -> Iterator[bool]:
-    """Let a model that ends in Dense with softmax give its logits; yields whether it does."""
-    last = _last_layer(model)
-    if not isinstance(last, keras.layers.Dense) or last.activation is not keras.activations.softmax:
+    """Let a model that ends in softmax or sigmoid give its logits; yields whether it does."""
+    last = last_layer(model)
+    activation = getattr(last, "activation", None)
+    if isinstance(last, keras.layers.Softmax):
+        object.__setattr__(last, "call", lambda inputs, mask=None: inputs)
+        try:
+            yield True
+        finally:
+            object.__delattr__(last, "call")
+    elif activation in _SQUASHING:
+        last.activation = keras.activations.linear
+        try:
+            yield True
+        finally:
+            last.activation = activation
+    else:
         yield False
-        return
-    last.activation = keras.activations.linear
-    try:
-        yield True
-    finally:
-        last.activation = keras.activations.softmax
 
 
 def _output_kind(model: Any) -> str:
     """What the numbers mean, by the last layer: softmax or sigmoid give probabilities, a linear Dense logits."""
-    last = _last_layer(model)
+    last = last_layer(model)
     activation = getattr(last, "activation", None)
     if isinstance(last, keras.layers.Softmax) or activation in (
         keras.activations.softmax,

@@ -23,7 +23,7 @@ with extra("serve"):
 
 BATCH_SIZES = (1, 3, 17)
 Runner = Callable[[NDArray[np.float32]], NDArray[Any]]
-Runners = Mapping[str, Runner]  # by output: the model's own, and "logits" where it ends in softmax
+Runners = Mapping[str, Runner]  # by output: the model's own, and "logits" where it ends in softmax or sigmoid
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Comparison:
 
     Args:
         runtime: what was compared with Keras.
-        output: "probabilities", "logits" or "features". A saturated softmax hides differences, so models
-            that end in one are compared before it as well.
+        output: "probabilities", "logits" or "features". A saturated softmax or sigmoid hides differences, so
+            models that end in one are compared before it as well.
         inputs: "noise" or "images".
         batch: number of images.
         max_error, mean_error: of |a − b|, over max|a| of the Keras output.
@@ -84,6 +84,7 @@ def compare(
                 _row((name, output, kind), values, runners[output](tensor), allowed[output])
                 for output, values in expected.items()
                 for name, runners in runtimes.items()
+                if output in runners
             ]
     if worst := [row for row in rows if not row.max_error <= row.allowed]:
         row = max(worst, key=lambda row: np.nan_to_num(row.max_error, nan=np.inf))
@@ -133,7 +134,7 @@ def _row(key: tuple[str, str, str], expected: NDArray[Any], got: NDArray[Any], a
 
 
 def keras_runners(model: Any) -> Runners:
-    """The reference: a Keras model's output, and its logits where it ends in softmax."""
+    """The reference: a Keras model's output, and its logits where it ends in softmax or sigmoid."""
 
     def logits(tensor: NDArray[np.float32]) -> NDArray[Any]:
         with linear_head(model):
@@ -160,12 +161,12 @@ def saved_model_runners(folder: Path) -> Runners:
 def onnx_runners(file: Path) -> Runners:
     """Load an ONNX file in onnxruntime's CPU provider, optimized at most EXTENDED as it is shipped.
 
-    The logits are what the final Softmax reads, taken out of a copy of the graph.
+    The logits are what the final Softmax or Sigmoid reads, taken out of a copy of the graph.
     """
     proto = onnx.load(file)
     last = proto.graph.node[-1]
     names = {proto.graph.output[0].name: proto.graph.output[0].name}
-    if last.op_type == "Softmax":
+    if last.op_type in ("Softmax", "Sigmoid"):
         names["logits"] = last.input[0]
         proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(last.input[0]))
     options = onnxruntime.SessionOptions()

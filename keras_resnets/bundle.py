@@ -181,6 +181,8 @@ class Bundle:
             BundleError: naming the first file that is missing or differs.
         """
         for name in self.manifest.files if names is None else names:
+            if name not in self.manifest.files:
+                raise BundleError(f"{self.path} has no file {name}")
             record = self.manifest.files[name]
             file = self.path / name
             if not file.is_file():

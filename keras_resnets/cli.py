@@ -241,16 +241,18 @@ def _add_export(commands: Any) -> None:
 def _export(options: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from keras_resnets.bundle import MANIFEST
+    from keras_resnets.export import to_bundle
+    from keras_resnets.export.errors import refuse_existing
     from keras_resnets.preprocessing import Preprocessing
 
+    refuse_existing(Path(options.out), options.overwrite, MANIFEST)
+    labels = _read_labels(options.labels) if options.labels else None
     model = _model_to_export(options)
     preprocessing = None
     if options.preset:
-        height, width = (side or 224 for side in model.input_shape[1:3])
+        height, width = (side or 224 for side in model.inputs[0].shape[1:3])
         preprocessing = Preprocessing.preset(options.preset, (height, width))
-    labels = Path(options.labels).read_text(encoding="utf-8").splitlines() if options.labels else None
-    from keras_resnets.export import to_bundle
-
     console = Console(stderr=True)
     with console.status("exporting") as status:
         bundle = to_bundle(
@@ -275,26 +277,43 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
+_BY_NAME = ("weights", "variant", "classes", "input_shape")
+
+
+def _read_labels(file: str) -> list[str]:
+    try:
+        return Path(file).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text: {error}") from None
+
+
 def _model_to_export(options: argparse.Namespace) -> Any:
-    from keras_resnets.models.files import load_model
+    from keras_resnets.models import REGISTRY
 
     path = Path(options.model)
-    if path.is_dir():
-        if not (path / "model.keras").is_file():
-            raise ValueError(f"{path} is no training run: it has no model.keras")
-        return load_model(path / "model.keras")
-    if path.suffix == ".keras" or path.is_file():
-        return load_model(path)
-    return _fresh_model(options)
+    file = path / "model.keras" if path.is_dir() else path
+    named = options.model.lower() in REGISTRY and not file.is_file()
+    if named or not (path.exists() or path.suffix == ".keras"):
+        return _fresh_model(options)
+    given = [f"--{name.replace('_', '-')}" for name in _BY_NAME if getattr(options, name) is not None]
+    if given:
+        raise ValueError(f"{' and '.join(given)} go with a model by name, and {path} is a saved one")
+    if path.is_dir() and not file.is_file():
+        raise ValueError(f"{path} is no training run: it has no model.keras")
+    from keras_resnets.models.files import load_model
+
+    return load_model(file)
 
 
 def _fresh_model(options: argparse.Namespace) -> Any:
     import numpy as np
 
-    from keras_resnets.models import create_model
+    from keras_resnets.models import REGISTRY, create_model
     from keras_resnets.models.damping import damp_residuals
 
-    arguments = {"weights": options.weights, "variant": options.variant, "classes": options.classes}
+    if options.model.lower() not in REGISTRY and ("/" in options.model or os.sep in options.model):
+        raise ValueError(f"{options.model} does not exist")
+    arguments = {name: getattr(options, name) for name in _BY_NAME}
     if options.input_shape:
         try:
             arguments["input_shape"] = tuple(int(side) for side in options.input_shape.lower().split("x"))

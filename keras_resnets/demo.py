@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,7 @@ def run(out: Path, *, retrain: bool = False, console: Console | None = None) -> 
 
     Prints one table, and writes `predictions.png`.
     """
+    _pyplot()  # said at once when it is missing, not after the training
     say = console or Console()
     data = load_dataset("digits")
     if retrain or not (out / "run" / "evaluation.json").is_file():
@@ -66,27 +68,24 @@ def _export(out: Path, data: Dataset) -> tuple[float, Bundle]:
     from keras_resnets.models.files import load_model
 
     model = load_model(out / "run" / "model.keras")
-    bundle = to_bundle(model, out / "bundle", images=list(data.test.images[:17]), license=_LICENSE, overwrite=True)
-    with atomic_file(out / "timed.onnx") as draft:
-        draft.unlink()
+    with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        to_onnx(model, draft)
+        to_onnx(model, Path(folder) / "timed.onnx")
         seconds = time.perf_counter() - began
-    (out / "timed.onnx").unlink()
+    bundle = to_bundle(model, out / "bundle", images=list(data.test.images[:17]), license=_LICENSE, overwrite=True)
     return seconds, bundle
 
 
 def _in_own_process(name: str, out: Path) -> Measurement:
     """Measure one runtime alone: the idle threads of another in the same process would falsify its times."""
-    with atomic_file(out / "scores.npz") as draft:
-        command = [sys.executable, "-m", __name__, name, str(out), str(draft)]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "scores.npz"
+        command = [sys.executable, "-m", __name__, name, str(out), str(file)]
         done = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
         if done.returncode:
             raise DemoError(f"measuring {name} failed:\n{done.stderr.strip()}")
-        with np.load(draft) as arrays:
-            result = Measurement(arrays["scores"], float(arrays["milliseconds"]))
-    (out / "scores.npz").unlink()
-    return result
+        with np.load(file) as arrays:
+            return Measurement(arrays["scores"], float(arrays["milliseconds"]))
 
 
 def measure(name: str, out: Path, file: Path) -> None:
@@ -152,14 +151,18 @@ def _table(results: dict[str, Measurement], data: Dataset, seconds: float, bundl
     return table
 
 
-def _draw(file: Path, data: Dataset, scores: NDArray[np.float32]) -> None:
-    """The mistakes first, then the least certain: prediction and truth under each image."""
+def _pyplot() -> Any:
     with extra("study"):
         import matplotlib as mpl
 
         mpl.use("Agg")
         from matplotlib import pyplot as plt
+    return plt
 
+
+def _draw(file: Path, data: Dataset, scores: NDArray[np.float32]) -> None:
+    """The mistakes first, then the least certain: prediction and truth under each image."""
+    plt = _pyplot()
     guess, truth = scores.argmax(1), data.test.labels
     order = np.lexsort((scores.max(1), guess == truth))[:24]
     figure, axes = plt.subplots(3, 8, figsize=(11, 5.4), layout="constrained")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
@@ -11,6 +10,7 @@ from rich.table import Table
 
 from keras_resnets import __version__
 from keras_resnets.extras import MissingExtraError, extra
+from keras_resnets.machine import usable_cpus
 
 _PACKAGES = (
     "numpy", "pillow", "rich", "tensorflow", "keras", "scikit-learn", "tf2onnx", "onnx",
@@ -79,8 +79,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _devices() -> list[str]:
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    lines = [f"CPUs of this process: {cpus}"]
+    lines = [f"CPUs of this process: {usable_cpus()}"]
     try:
         with extra("tensorflow"):
             import tensorflow as tf

@@ -114,6 +114,9 @@ class Preprocessing:
         "caffe" (keras.applications' ResNet and VGG) and "tf" (its ResNetV2 and MobileNet).
 
         `resize` is the shorter side before the crop; by default size / 0.875, the usual protocol.
+
+        Raises:
+            ValueError: for another name.
         """
         if name not in _PRESETS:
             raise ValueError(f"unknown preset {name!r}; there are {', '.join(_PRESETS)}")
@@ -167,7 +170,11 @@ class Preprocessing:
         return values
 
     def __call__(self, images: Iterable[ImageLike]) -> NDArray[np.float32]:
-        """A batch of images (see `pixels`) as float32 [batch, height, width, channels]."""
+        """A batch of images (see `pixels`) as float32 [batch, height, width, channels].
+
+        Raises:
+            ImageError: when one cannot be read.
+        """
         rows = [self.pixels(image) for image in images]
         if not rows:
             return np.empty((0, *self.size, self.channels), np.float32)

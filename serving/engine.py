@@ -78,7 +78,7 @@ class Engine:
         return np.concatenate([self._run(part) for part in parts])
 
     def predict_scores(self, images: ImageLike | Iterable[ImageLike]) -> NDArray[np.float32]:
-        """Probabilities [images, classes] for images; see `predict`."""
+        """Probabilities [images, classes] for images; arguments and errors are those of `predict`."""
         manifest = self.bundle.manifest
         if manifest.preprocessing is None:
             raise BundleError(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import os
 from pathlib import Path
 from typing import Any
 
 from keras_resnets.extras import extra
+from keras_resnets.machine import usable_cpus
 
 with extra("serve"):
     import onnxruntime
@@ -81,8 +81,3 @@ def active_providers() -> dict[str, str]:
             except ProviderError as error:
                 state[short] = f"not active: {error}"
     return state
-
-
-def usable_cpus() -> int:
-    """CPUs that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

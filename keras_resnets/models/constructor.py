@@ -30,7 +30,10 @@ _DOC = """{title}
         shortcut: {shortcut}.
 
     Returns:
-        A keras.Model from [batch, height, width, channels] to [batch, classes].
+        A keras.Model from [batch, height, width, channels] to [batch, classes]; without the top to a feature
+        map [batch, height, width, features], or pooled [batch, features].
+
+    Raises Python's recursion limit as far as the depth needs, upward only.
 
     Raises:
         ValueError: when an argument cannot be meant.

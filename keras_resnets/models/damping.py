@@ -14,11 +14,11 @@ def damp_residuals(model: Any, factor: float = 0.1) -> int:
     """Scale what every residual block adds to its shortcut, in place.
 
     With initial batch-norm statistics each block doubles the signal's variance: 300 blocks exceed float32.
-    Damped, it grows by factor² a block instead. Starting from the identity is also how very deep networks
+    Damped, it grows by 1 + factor² a block instead. Starting from the identity is also how very deep networks
     are trained well (Goyal et al. 2017, arXiv:1706.02677, with factor 0; De and Smith 2020, arXiv:2002.10444).
 
     Args:
-        model: a Keras model whose blocks end in Add([shortcut, residual]).
+        model: a network of this package, or any whose blocks end in Add([shortcut, residual]).
         factor: multiplies the trainable variables of the layer in front of each addition.
 
     Returns:

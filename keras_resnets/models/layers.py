@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,16 +38,17 @@ def image_input(face: Face, default_shape: tuple[int, int, int]) -> Any:
         raise ValueError(
             "keras_resnets builds channels-last networks: call keras.config.set_image_data_format('channels_last')"
         )
-    if not isinstance(face.classes, int) or face.classes < 1:
+    if not isinstance(face.classes, Integral) or int(face.classes) < 1:
         raise ValueError(f"classes must be a positive integer, not {face.classes!r}")
     if face.pooling not in (None, "avg", "max"):
         raise ValueError(f"pooling must be None, 'avg' or 'max', not {face.pooling!r}")
     shape = _checked_shape(face.input_shape, default_shape)
     if face.input_tensor is None:
         return layers.Input(shape=shape, name=f"{face.name}_input")
-    if keras.utils.is_keras_tensor(face.input_tensor):
-        return face.input_tensor
-    return layers.Input(tensor=face.input_tensor, shape=shape)
+    if not keras.utils.is_keras_tensor(face.input_tensor):
+        raise ValueError(f"input_tensor must be a Keras tensor, not {type(face.input_tensor).__name__}")
+    _checked_shape(tuple(face.input_tensor.shape[1:]), default_shape)
+    return face.input_tensor
 
 
 def _checked_shape(shape: Any, default: tuple[int, int, int]) -> tuple[int | None, int | None, int]:
@@ -57,13 +59,13 @@ def _checked_shape(shape: Any, default: tuple[int, int, int]) -> tuple[int | Non
         height, width, channels = shape
     except (TypeError, ValueError):
         raise ValueError(wrong) from None
-    if not isinstance(channels, int) or channels < 1:
+    if not isinstance(channels, Integral) or int(channels) < 1:
         raise ValueError(f"{wrong}: the number of channels must be given")
-    if any(side is not None and (not isinstance(side, int) or side < 1) for side in (height, width)):
+    if any(side is not None and (not isinstance(side, Integral) or int(side) < 1) for side in (height, width)):
         raise ValueError(f"{wrong}: height and width are positive, or None for any size")
-    if height in (1, 3) and channels > 4:
+    if height in (1, 3) and width == channels and channels >= 16:
         raise ValueError(f"{wrong}: that looks channels-first")
-    return height, width, channels
+    return height and int(height), width and int(width), int(channels)
 
 
 def conv(x: Any, filters: int, kernel: int, name: str, *, strides: int = 1, bias: bool = False) -> Any:
@@ -96,16 +98,24 @@ def max_pool_stem(x: Any) -> Any:
     return layers.MaxPooling2D(3, 2, name="pool1_pool")(x)
 
 
+def last_layer(model: Any) -> Any:
+    """The layer that gives a model's output, inside nested models too."""
+    last = model.outputs[0]._keras_history.operation
+    return last_layer(last) if getattr(last, "outputs", None) and isinstance(last, keras.Model) else last
+
+
 def finish(x: Any, inputs: Any, face: Face) -> Any:
     """The head (classifier, pooled features or a feature map), the model, and its weights."""
     if face.include_top:
         x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
-        x = layers.Dense(face.classes, activation=face.classifier_activation, name="predictions")(x)
+        x = layers.Dense(int(face.classes), activation=face.classifier_activation, name="predictions")(x)
     elif face.pooling == "avg":
         x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
     elif face.pooling == "max":
         x = layers.GlobalMaxPooling2D(name="max_pool")(x)
-    model = keras.Model(inputs, x, name=face.name)
+    # What stands in front of an input_tensor belongs to the model.
+    sources = [inputs] if face.input_tensor is None else keras.utils.get_source_inputs(inputs)
+    model = keras.Model(sources[0] if len(sources) == 1 else sources, x, name=face.name)
     if face.weights is not None:
         load_weights(model, face.weights)
     return model

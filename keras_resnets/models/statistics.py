@@ -19,7 +19,7 @@ def update_batch_norm(model: Any, batches: Iterable[Any]) -> int:
 
     Args:
         model: a Keras model.
-        batches: tensors [batch, height, width, channels], preprocessed.
+        batches: tensors [batch, height, width, channels], preprocessed; each counts equally.
 
     Returns:
         The number of batches used.
@@ -28,16 +28,16 @@ def update_batch_norm(model: Any, batches: Iterable[Any]) -> int:
         ValueError: when there are no batches.
     """
     norms = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
-    momenta = [layer.momentum for layer in norms]
+    before = [(layer.momentum, layer.trainable) for layer in norms]
     count = 0
     try:
         for count, batch in enumerate(batches, start=1):
             for layer in norms:
-                layer.momentum = (count - 1) / count
+                layer.momentum, layer.trainable = (count - 1) / count, True  # a frozen one would not update
             model(batch, training=True)
     finally:
-        for layer, momentum in zip(norms, momenta, strict=True):
-            layer.momentum = momentum
+        for layer, (momentum, trainable) in zip(norms, before, strict=True):
+            layer.momentum, layer.trainable = momentum, trainable
     if not count:
         raise ValueError("update_batch_norm needs at least one batch")
     return count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 SCHEDULES = ("cosine", "step")
@@ -58,8 +59,8 @@ class Recipe:
         for name, low in (("epochs", 1), ("batch_size", 1), ("pad", 0), ("validation", 0), ("seed", 0)):
             if getattr(self, name) < low:
                 raise TrainingError(f"{name} must be at least {low}, not {getattr(self, name)}")
-        if self.learning_rate <= 0:
-            raise TrainingError(f"learning_rate must be positive, not {self.learning_rate}")
+        if not 0 < self.learning_rate < math.inf:
+            raise TrainingError(f"learning_rate must be positive and finite, not {self.learning_rate}")
         for name in ("momentum", "label_smoothing", "weight_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise TrainingError(f"{name} must be in [0, 1), not {getattr(self, name)}")

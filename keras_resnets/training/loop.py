@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_resnets.extras import extra
+from keras_resnets.models.layers import last_layer
 from keras_resnets.training.config import Recipe, TrainingError
 
 with extra("tensorflow"):
@@ -22,7 +23,7 @@ with extra("tensorflow"):
 def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> Any:
     """SGD with the recipe's schedule."""
     total, peak = steps_per_epoch * recipe.epochs, recipe.learning_rate
-    warmup = round(steps_per_epoch * recipe.warmup_epochs)
+    warmup = min(round(steps_per_epoch * recipe.warmup_epochs), total - 1)
     if recipe.schedule == "cosine":
         rate: Any = keras.optimizers.schedules.CosineDecay(
             0.0 if warmup else peak,
@@ -44,7 +45,7 @@ class _Steps(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step: Any) -> Any:
         step = tf.cast(step, tf.float32)
         passed = tf.cast(step >= self.total / 2, tf.float32) + tf.cast(step >= self.total * 3 / 4, tf.float32)
-        rise = tf.minimum((step + 1) / max(self.warmup, 1), 1.0)
+        rise = tf.minimum(step / self.warmup, 1.0) if self.warmup else 1.0
         return self.peak * rise * tf.pow(0.1, passed)
 
     def get_config(self) -> dict[str, Any]:
@@ -64,7 +65,7 @@ class Loop:
 
     def __init__(self, model: Any, optimizer: Any, recipe: Recipe, strategy: Any) -> None:
         self.model, self.optimizer, self.recipe, self.strategy = model, optimizer, recipe, strategy
-        self._from_logits = getattr(model.layers[-1], "activation", None) is keras.activations.linear
+        self._from_logits = getattr(last_layer(model), "activation", None) is keras.activations.linear
         self._kernels = [v for v in model.trainable_variables if v.name.endswith("kernel")]
         if optimizer is not None and not optimizer.built:
             # Inside the step, under several replicas, TensorFlow cannot create the momenta.
@@ -90,7 +91,11 @@ class Loop:
         return self._pass(self._train_step, batches, on_step)
 
     def evaluate(self, batches: Any) -> dict[str, float]:
-        """Mean "loss" and "accuracy" over batches, with batch norm's moving statistics."""
+        """Mean "loss" and "accuracy" over batches as in `train_epoch`, with batch norm's moving statistics.
+
+        Raises:
+            TrainingError: when there are no images, or the loss is not finite.
+        """
         return self._pass(self._test_step, batches, None)
 
     def _pass(self, step: Any, batches: Any, on_step: Callable[[int, Any], None] | None) -> dict[str, float]:
@@ -100,6 +105,8 @@ class Loop:
             if on_step:
                 on_step(number, sums)
         loss, correct, images = (float(value) for value in sums)
+        if not images:
+            raise TrainingError("there are no images")
         if not math.isfinite(loss):
             raise TrainingError("the loss is not finite any more: lower learning_rate, or raise warmup_epochs")
         return {"loss": loss / images, "accuracy": correct / images}

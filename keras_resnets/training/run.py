@@ -82,6 +82,7 @@ def train(
 
         callbacks = [*callbacks, ProgressBar(recipe.epochs, steps, recipe.batch_size)]
     _run_epochs(loop, data, folder, keras.callbacks.CallbackList(list(callbacks), model=model))
+    save_model(model, folder / MODEL)  # a callback may have restored better weights at the end
     _write_json(folder / EVALUATION, {"test": _evaluate(loop, data.test, data.preprocessing)})
     return model
 

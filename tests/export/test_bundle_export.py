@@ -79,10 +79,20 @@ def test_drift_is_an_error_that_leaves_nothing(resnet20, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_drift_behind_a_saturated_softmax_is_found(settle, tmp_path, monkeypatch):
+def with_head(head):
+    base = keras_resnets.ResNet20(input_shape=(8, 8, 1), include_top=False, pooling="avg")
+    if head in ("softmax", "sigmoid"):
+        return keras.Model(base.input, keras.layers.Dense(3, activation=head)(base.output))
+    logits = keras.layers.Dense(3)(base.output)
+    return keras.Model(base.input, keras.layers.Softmax()(logits) if head == "layer" else head(logits))
+
+
+@pytest.mark.parametrize("head", ["softmax", "sigmoid", "layer", keras.layers.Activation("softmax")])
+def test_drift_behind_a_saturated_head_is_found(head, settle, tmp_path, monkeypatch):
     """Probabilities of exactly 0 and 1 hide a fault that the logits show."""
-    model = settle(keras_resnets.ResNet20(input_shape=(8, 8, 1), classes=3))
-    model.layers[-1].kernel.assign(model.layers[-1].kernel * 1e4)
+    model = settle(with_head(head))
+    dense = next(layer for layer in model.layers if isinstance(layer, keras.layers.Dense))
+    dense.kernel.assign(dense.kernel * 1e4)
     merge = fold._merge
 
     def wrong(conv, norm, values):
@@ -116,11 +126,19 @@ def test_a_failed_replacement_keeps_the_old_bundle(resnet20, tmp_path, monkeypat
     assert [item.name for item in tmp_path.iterdir()] == ["b"]
 
 
+def test_overwriting_replaces_bundles_alone(resnet20, photos, tmp_path):
+    with pytest.raises(ExportError, match="not replaced"):
+        to_bundle(resnet20, photos, preprocessing=GREY, overwrite=True)
+    with pytest.raises(ExportError, match="not replaced"):
+        to_saved_model(resnet20, photos, overwrite=True)
+    assert len(list(photos.iterdir())) == 3
+
+
 def test_a_network_whose_own_outputs_are_not_finite(tmp_path):
     model = keras_resnets.ResNet20(input_shape=(8, 8, 1))
     model.get_layer("conv1_bn").gamma.assign(np.full(16, np.nan))
     with pytest.raises(ExportError, match="damp_residuals"):
-        to_bundle(model, tmp_path / "b", preprocessing=GREY)
+        to_bundle(model, tmp_path / "new" / "b", preprocessing=GREY)
     assert list(tmp_path.iterdir()) == []
 
 

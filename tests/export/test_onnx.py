@@ -117,6 +117,21 @@ def test_a_model_with_shared_layers_nested_models_and_every_kind_of_norm(tmp_pat
     assert np.abs(run(file, noise(model, 3)) - expected).max() <= 1e-5 * expected.max()
 
 
+def test_layers_may_be_called_as_the_graph_s_input_and_output_are(tmp_path):
+    image = keras.Input((4, 4, 1))
+    flat = keras.layers.Flatten(name="images")(image / 255.0 + 1)  # arithmetic belongs to no layer
+    hidden = keras.layers.Dense(4, name="logits")(flat)
+    model = keras.Model(image, keras.layers.Dense(5, activation="softmax", name="probabilities")(hidden))
+    file = to_onnx(model, tmp_path / "m.onnx")
+    assert np.allclose(run(file, noise(model, 2)), model(noise(model, 2)), atol=1e-6)
+
+
+def test_a_fixed_batch_size_becomes_free(tmp_path):
+    image = keras.Input(batch_shape=(4, 6, 6, 1))
+    model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3)(image)))
+    assert run(to_onnx(model, tmp_path / "m.onnx"), np.ones((7, 6, 6, 1), np.float32)).shape == (7, 2)
+
+
 def test_zeros_padded_around_negative_values_are_not_merged_into_a_maximum(tmp_path):
     """onnxruntime before 1.32 replaces a Pad of zeros and a MaxPool by a MaxPool that pads with minus infinity,
     in the file that it optimizes and again in every session; it does so only where the value is zero."""
@@ -148,6 +163,8 @@ def test_an_existing_file_is_replaced_only_when_asked(resnet20, tmp_path):
     with pytest.raises(ExportError, match="already exists"):
         to_onnx(resnet20, file)
     assert file.read_text() == "mine"
+    with pytest.raises(ExportError, match="not an ONNX file"):
+        to_onnx(resnet20, tmp_path, overwrite=True)
     to_onnx(resnet20, file, overwrite=True)
     assert operators(file)["Conv"] == 19
 
@@ -156,6 +173,13 @@ def test_an_unwritable_place_is_an_export_error(resnet20, tmp_path):
     (tmp_path / "a_file").write_text("")
     with pytest.raises(ExportError, match="cannot write"):
         to_onnx(resnet20, tmp_path / "a_file" / "m.onnx")
+
+
+class Branch(keras.layers.Layer):
+    """A layer with control flow that depends on the data."""
+
+    def call(self, inputs):
+        return tf.cond(tf.reduce_sum(inputs) > 0, lambda: inputs * 2, lambda: inputs - 1)
 
 
 class IncompleteGamma(keras.layers.Layer):
@@ -176,11 +200,18 @@ def test_what_cannot_be_exported_says_why(tmp_path):
     image = keras.Input((4, 4, 1))
     two = keras.Model([image, keras.Input((2,))], keras.layers.Flatten()(image))
     vector = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    flow = keras.Model(image, Branch(name="forked")(image))
+    byte = keras.Input((4, 4, 1), dtype="uint8")
+    bytes_in = keras.Model(byte, keras.layers.Rescaling(1 / 255)(byte))
+    half = keras.Model(image, keras.layers.Conv2D(2, 1, dtype="mixed_float16")(image))
     unknown = keras.Model(image, IncompleteGamma(name="the_guilty_layer")(image))
     for model, message in (
         ("resnet50", "give a Keras model, not str"),
         (Subclassed(), "no defined inputs"),
         (two, "2 inputs"),
+        (flow, "control flow"),
+        (bytes_in, "uint8"),
+        (half, "float16"),
         (vector, "not images"),
         (unknown, "the_guilty_layer"),
     ):

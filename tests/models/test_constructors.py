@@ -17,9 +17,9 @@ FAMILIES = ["resnet20", "plainnet20", "resnet20v2", "resnet18", "plainnet18", "r
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("shape", [(28, 28, 1), (7, 13, 2), (None, None, 3)])
+@pytest.mark.parametrize("shape", [(28, 28, 1), (7, 13, 2), (None, None, 3), (1, 1, 64)])
 def test_any_input_size_and_channel_count(name, shape):
-    model = keras_resnets.create_model(name, input_shape=shape, classes=4)
+    model = keras_resnets.create_model(name, input_shape=shape, classes=np.int64(4))
     images = np.zeros((2, *(side or 33 for side in shape[:2]), shape[2]), np.float32)
     assert model(images).shape == (2, 4)
 
@@ -50,8 +50,13 @@ def test_input_tensor_builds_on_what_is_there():
     inputs = keras.Input((30, 30, 3))
     scaled = keras.layers.Rescaling(1 / 255)(inputs)
     model = keras_resnets.ResNet20(input_tensor=scaled)
-    whole = keras.Model(inputs, model(scaled) if model.inputs[0] is not scaled else model.output)
-    assert whole(np.ones((1, 30, 30, 3))).shape == (1, 10)
+    alone = keras_resnets.ResNet20(input_shape=(30, 30, 3))
+    alone.set_weights(model.get_weights())
+    images = np.random.default_rng(0).uniform(0, 255, (2, 30, 30, 3)).astype(np.float32)
+    assert model.input is inputs
+    assert np.allclose(model(images), alone(images / 255), atol=1e-6)
+    with pytest.raises(ValueError, match="Keras tensor"):
+        keras_resnets.ResNet20(input_tensor=images)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +98,9 @@ def test_weights_round_trip_through_a_file(tmp_path):
         assert np.array_equal(a, b)
     with pytest.raises(WeightsError, match="does not fit resnet32"):
         keras_resnets.ResNet32(input_shape=(8, 8, 1), weights=tmp_path / "w.weights.h5")
+    (tmp_path / "bad.keras").write_bytes(b"not a zip file")
+    with pytest.raises(WeightsError, match=r"bad\.keras"):
+        keras_resnets.ResNet20(weights=tmp_path / "bad.keras")
     (tmp_path / "bad.weights.h5").write_bytes(b"not an h5 file")
     with pytest.raises(WeightsError, match=r"bad\.weights\.h5"):
         keras_resnets.ResNet20(weights=tmp_path / "bad.weights.h5")
@@ -119,6 +127,13 @@ def test_a_saved_model_loads_where_this_package_is_not(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == str(keras_resnets.ResNet20().count_params())
+
+
+def test_weights_of_another_variant_are_refused(tmp_path):
+    save_model(keras_resnets.ResNet50(input_shape=(32, 32, 3)), tmp_path / "m.keras")
+    keras_resnets.ResNet50(input_shape=(32, 32, 3), weights=tmp_path / "m.keras")
+    with pytest.raises(WeightsError, match="another variant of resnet50: its conv3_block1_1_conv"):
+        keras_resnets.ResNet50(input_shape=(32, 32, 3), weights=tmp_path / "m.keras", variant="paper")
 
 
 def test_files_that_are_no_models(tmp_path):
@@ -158,8 +173,8 @@ def test_damping_scales_what_a_block_adds(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet1001v2", "resnet1202"])
 def test_a_thousand_damped_layers_are_finite(name):
-    model = keras_resnets.create_model(name, input_shape=(8, 8, 1))
-    noise = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
+    model = keras_resnets.create_model(name)
+    noise = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
     assert not np.isfinite(model(noise)).all()
     keras_resnets.damp_residuals(model)
     assert np.isfinite(model(noise)).all()
@@ -175,6 +190,10 @@ def test_update_batch_norm_sets_the_statistics_of_the_data():
     norm = model.get_layer("conv1_bn")
     assert np.allclose(norm.moving_mean, np.mean(means, 0), rtol=1e-3, atol=1e-4)
     assert norm.momentum == 0.9
+    model.trainable = False
+    update_batch_norm(model, batches[:1])
+    assert np.allclose(norm.moving_mean, means[0], rtol=1e-3, atol=1e-4)
+    assert not norm.trainable
     with pytest.raises(ValueError, match="at least one batch"):
         update_batch_norm(model, [])
 

@@ -63,6 +63,19 @@ def test_a_saturated_softmax_still_has_a_loss_and_a_gradient():
     assert expected.mean() > 100
 
 
+def test_logits_of_a_nested_model_are_known_as_such():
+    model, (images, labels) = tiny("linear"), batch(8)
+    nested = keras.Model(model.input, keras.Model(model.input, model.output)(model.input))
+    loops = [Loop(net, None, RECIPE, make_strategy("single")) for net in (model, nested)]
+    results = [loop.evaluate(dataset(images, labels, 8))["loss"] for loop in loops]
+    assert results[0] == pytest.approx(results[1], rel=1e-6)
+
+
+def test_no_images_are_an_error():
+    with pytest.raises(TrainingError, match="no images"):
+        Loop(tiny(), None, RECIPE, make_strategy("single")).evaluate(dataset(*batch(0), 4))
+
+
 def test_weight_decay_pulls_kernels_and_spares_the_rest():
     (images, labels), decay = batch(8), 0.05
     with_decay, without = tiny(), tiny()
@@ -119,8 +132,11 @@ def test_strategy_names_and_batches():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0}, {"momentum": 1}, {"schedule": "linear"}, {"pad": -1},
-     {"label_smoothing": 1.5}, {"warmup_epochs": 5}, {"validation": -1}, {"weight_decay": -1e-4}],
+    [
+        {"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0}, {"learning_rate": float("nan")}, {"momentum": 1},
+        {"schedule": "linear"}, {"pad": -1}, {"label_smoothing": 1.5}, {"warmup_epochs": 5}, {"validation": -1},
+        {"weight_decay": -1e-4},
+    ],
 )  # fmt: skip
 def test_recipes_refuse_what_cannot_be_meant(wrong):
     with pytest.raises(TrainingError, match=next(iter(wrong))):

@@ -79,6 +79,15 @@ def test_early_stopping_stops(tmp_path):
     assert len(json.loads((tmp_path / "run" / "history.json").read_text())) == 2
 
 
+def test_what_is_evaluated_is_what_is_saved(tmp_path):
+    """Restored weights come with the last callback, after the last epoch's checkpoint."""
+    stop = keras.callbacks.EarlyStopping("loss", mode="max", patience=5, restore_best_weights=True)
+    train(replace(SHORT, epochs=2), tmp_path / "run", callbacks=[stop], verbose=False)
+    saved = load_model(tmp_path / "run" / "model.keras")
+    written = json.loads((tmp_path / "run" / "evaluation.json").read_text())["test"]
+    assert evaluate_model(saved, load_dataset("digits").test)["loss"] == pytest.approx(written["loss"], rel=1e-5)
+
+
 def test_a_run_is_not_overwritten_unasked(finished):
     folder, _, _ = finished
     before = (folder / "model.keras").read_bytes()
