@@ -63,7 +63,7 @@ def _checked_shape(shape: Any, default: tuple[int, int, int]) -> tuple[int | Non
         raise ValueError(f"{wrong}: the number of channels must be given")
     if any(side is not None and (not isinstance(side, Integral) or int(side) < 1) for side in (height, width)):
         raise ValueError(f"{wrong}: height and width are positive, or None for any size")
-    if height in (1, 3) and width == channels and channels >= 16:
+    if height in (1, 3) and width == channels and int(channels) >= 16:
         raise ValueError(f"{wrong}: that looks channels-first")
     return height and int(height), width and int(width), int(channels)
 
