@@ -23,7 +23,6 @@ with extra("export"):
     import tensorflow as tf
 
 INPUT = "images"
-_SQUASHING = (keras.activations.softmax, keras.activations.sigmoid)
 
 
 class Interface(NamedTuple):
@@ -76,33 +75,35 @@ def interface(model: Any) -> Interface:
 def linear_head(model: Any) -> Iterator[bool]:
     """Let a model that ends in softmax or sigmoid give its logits; yields whether it does."""
     last = last_layer(model)
-    activation = getattr(last, "activation", None)
-    if isinstance(last, keras.layers.Softmax):
+    if not _squashes(last):
+        yield False
+    elif isinstance(last, keras.layers.Softmax):
         object.__setattr__(last, "call", lambda inputs, mask=None: inputs)
         try:
             yield True
         finally:
             object.__delattr__(last, "call")
-    elif activation in _SQUASHING:
+    else:
+        activation = last.activation
         last.activation = keras.activations.linear
         try:
             yield True
         finally:
             last.activation = activation
-    else:
-        yield False
+
+
+def _squashes(layer: Any) -> bool:
+    """Whether a layer ends in softmax or sigmoid."""
+    squashing = (keras.activations.softmax, keras.activations.sigmoid)
+    return isinstance(layer, keras.layers.Softmax) or getattr(layer, "activation", None) in squashing
 
 
 def _output_kind(model: Any) -> str:
     """What the numbers mean, by the last layer: softmax or sigmoid give probabilities, a linear Dense logits."""
     last = last_layer(model)
-    activation = getattr(last, "activation", None)
-    if isinstance(last, keras.layers.Softmax) or activation in (
-        keras.activations.softmax,
-        keras.activations.sigmoid,
-    ):
+    if _squashes(last):
         return "probabilities"
-    if isinstance(last, keras.layers.Dense) and activation is keras.activations.linear:
+    if isinstance(last, keras.layers.Dense) and last.activation is keras.activations.linear:
         return "logits"
     return "features"
 

@@ -1,5 +1,6 @@
 """The command line as a user types it."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,9 +10,10 @@ from PIL import Image
 
 from keras_resnets import ResNet20, __version__, save_model
 from keras_resnets.bundle import Bundle
-from keras_resnets.cli import main
+from keras_resnets.cli import _RECIPE_OPTIONS, main
 from keras_resnets.data import load_dataset
 from keras_resnets.models.files import describe
+from keras_resnets.training import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,12 @@ def test_help_and_version_load_no_framework_and_show_examples():
             [sys.executable, "-m", "keras_resnets.cli", "--version"], capture_output=True, text=True, check=True
         ).stdout
     )
+
+
+def test_every_field_of_a_recipe_is_an_option():
+    """The command line repeats them, since asking the class would load TensorFlow for --help."""
+    fields = {field.name: field.type for field in dataclasses.fields(Recipe)}
+    assert {name: kind.__name__ for name, kind in _RECIPE_OPTIONS.items()} == fields
 
 
 def test_list_and_info(capsys):

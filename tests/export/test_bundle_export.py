@@ -14,6 +14,7 @@ import keras_resnets
 from keras_resnets import Preprocessing
 from keras_resnets.bundle import Bundle
 from keras_resnets.export import ExportError, fold, to_bundle, to_saved_model
+from keras_resnets.export.verify import compare
 from keras_resnets.models.files import describe
 
 GREY = Preprocessing((8, 8), 1, scale=1 / 255, mean=(0.5,), std=(0.25,))
@@ -103,6 +104,16 @@ def test_drift_behind_a_saturated_head_is_found(head, settle, tmp_path, monkeypa
     monkeypatch.setattr(fold, "_merge", wrong)
     with pytest.raises(ExportError, match="in logits"):
         to_bundle(model, tmp_path / "wrong", preprocessing=GREY)
+
+
+def test_probabilities_alone_are_held_to_the_tolerance():
+    """Without logits to vouch for them, probabilities get no allowance."""
+    logits = np.array([[9.0, 0.0]])
+    right, wrong = np.array([[0.9, 0.1]]), np.array([[0.9005, 0.0995]])
+    reference = {"probabilities": lambda tensor: right[:1].repeat(len(tensor), 0), "logits": lambda tensor: logits}
+    form = {"probabilities": lambda tensor: wrong.repeat(len(tensor), 0)}
+    with pytest.raises(ExportError, match=r"drifts from Keras by 5\.56e-04"):
+        compare(reference, {"form": form}, {"noise": np.ones((1, 2, 2, 1), np.float32)}, 1e-4)
 
 
 def test_a_network_that_amplifies_rounding_is_told_from_a_wrong_export(tmp_path):
