@@ -5,6 +5,7 @@ from setuptools import setup
 PACKAGES = {
     "keras_resnets": "keras_resnets",
     "keras_resnets.models": "keras_resnets/models",
+    "keras_resnets.weights": "keras_resnets/weights",
     "keras_resnets.data": "keras_resnets/data",
     "keras_resnets.training": "keras_resnets/training",
     "keras_resnets.export": "export",

@@ -91,7 +91,7 @@ def _convert_graph(traced: Skeleton, name: str) -> Any:
                 opset=OPSET,
                 input_names=names,
                 output_names=[traced.output],
-                custom_op_handlers={"Erfc": (_erfc, [])},
+                custom_op_handlers={"Erfc": (_erfc, []), "MirrorPad": (_mirror_pad, [])},
             )
         proto = converted.make_model(name)
     except (ValueError, KeyError, RuntimeError, AssertionError, NotImplementedError) as error:
@@ -114,6 +114,29 @@ def _erfc(context: Any, node: Any, name: str, args: Any) -> None:
     erf = context.make_node("Erf", node.input, name=f"{name}_erf", shapes=[shape], dtypes=[kind])
     context.make_node(
         "Sub", [one.output[0], erf.output[0]], name=name, outputs=node.output, shapes=[shape], dtypes=[kind]
+    )
+
+
+def _mirror_pad(context: Any, node: Any, name: str, args: Any) -> None:
+    """Padding that mirrors: ONNX has "reflect", and "edge" for one pixel of what TensorFlow calls symmetric.
+
+    tf2onnx makes a dozen nodes of the latter.
+    """
+    pads = node.inputs[1].get_tensor_value(as_list=False)
+    symmetric = node.get_attr_str("mode") == "SYMMETRIC"
+    if symmetric and pads.max() > 1:
+        raise NotImplementedError("symmetric padding by more than one pixel")
+    shape, kind = context.get_shape(node.output[0]), context.get_dtype(node.output[0])
+    sides = context.make_const(f"{name}_pads", pads.T.reshape(-1).astype(np.int64))
+    context.remove_node(node.name)
+    context.make_node(
+        "Pad",
+        [node.input[0], sides.output[0]],
+        attr={"mode": "edge" if symmetric else "reflect"},
+        name=name,
+        outputs=node.output,
+        shapes=[shape],
+        dtypes=[kind],
     )
 
 

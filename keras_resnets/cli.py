@@ -151,8 +151,7 @@ def _info(options: argparse.Namespace) -> int:
         "parameters": f"{info.parameters:,} trainable; published: {published}",
         "multiply-adds": f"{info.multiply_adds:,} an image (FLOPs: {info.flops:,})",
         "default input": f"{' × '.join(map(str, info.input_shape))} (height, width, channels), {info.classes} classes",
-        "variant": info.variants,
-        "shortcut": info.shortcuts,
+        **dict(info.options),
     }
     print(info.name)
     for name, value in rows.items():

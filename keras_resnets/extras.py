@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 # Import names whose absence an extra mends; anything else that is missing is a fault of its own.
 _MODULES = {
-    "tensorflow": ("tensorflow", "keras", "sklearn"),
+    "pretrained": ("huggingface_hub", "safetensors", "pooch"),
+    "tensorflow": ("tensorflow", "keras", "sklearn", "h5py", "huggingface_hub", "safetensors", "pooch"),
     "export": ("tensorflow", "keras", "tf2onnx", "onnx"),
     "serve": ("onnxruntime",),
     "study": ("matplotlib",),

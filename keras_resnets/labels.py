@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from importlib import resources
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +15,13 @@ FASHION_MNIST = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
+
+
+@functools.cache
+def imagenet() -> tuple[str, ...]:
+    """Names of ImageNet-1k's 1000 classes in the order of their synsets: each one's first lemma in WordNet."""
+    lines = resources.files("keras_resnets").joinpath("imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
+    return tuple(line.partition("\t")[2] for line in lines)
 
 
 class Prediction(NamedTuple):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from keras_resnets.models import REGISTRY
+from keras_resnets.models import REGISTRY, ModelInfo
+from keras_resnets.models.files import Architecture, describe
 from keras_resnets.models.layers import Face
+from keras_resnets.models.loading import find_source, load_source
 
-Net = TypeVar("Net")
 Row = TypeVar("Row")
 InputShape = tuple[int | None, int | None, int]
 
@@ -19,30 +21,32 @@ _DOC = """{title}
 
     Args:
         include_top: with the classifier; without it the output is the last feature map, or see `pooling`.
-        weights: None (random) or the path of a `.weights.h5` or `.keras` file of the same network.
+        weights: None (random), a tag of `keras_resnets.list_weights({name!r})` ("imagenet" is the best one), or
+            the path of a `.safetensors`, `.weights.h5`, `.h5` or `.keras` file of the same network. They bring
+            the model's `preprocessing` and `labels` along. What cannot fit (another number of classes,
+            channels or pixels) stays random, and a WeightsWarning says so.
         input_tensor: a Keras tensor [batch, height, width, channels] to build on.
         input_shape: (height, width, channels), None for a side of any size. Default {shape}.
-        pooling: without the top: None for the feature map, "avg" or "max" for a vector [batch, features].
+        pooling: without the top: None for the {features}, "avg" or "max" for a vector [batch, features].
         classes: number of classes.
         classifier_activation: activation of the classifier; None gives logits.
         name: the model's name.
-        variant: {variants}.
-        shortcut: {shortcut}.
+{options}
 
     Returns:
-        A keras.Model from [batch, height, width, channels] to [batch, classes]; without the top to a feature
-        map [batch, height, width, features], or pooled [batch, features].
+        A keras.Model from [batch, height, width, channels] to [batch, classes]; without the top to
+        {features_shape}, or pooled [batch, features].
 
     Raises Python's recursion limit as far as the depth needs, upward only.
 
     Raises:
         ValueError: when an argument cannot be meant.
-        WeightsError: when `weights` is missing or does not fit.
+        WeightsError: when `weights` cannot be had, or are of another network or variant.
 """
 
 
 class Constructor(Protocol):
-    """What ResNet50 and its siblings look like to a type checker."""
+    """What ResNet50 and its siblings look like to a type checker; a family takes the options it documents."""
 
     def __call__(
         self,
@@ -55,19 +59,26 @@ class Constructor(Protocol):
         classifier_activation: str | None = ...,
         name: str = ...,
         *,
-        variant: str = ...,
+        variant: str | None = ...,
         shortcut: str | None = ...,
+        drop_path_rate: float = ...,
+        dropout_rate: float = ...,
     ) -> Any: ...
 
 
 def constructor(
-    model: str,
-    build: Callable[[Any, Face, str, str | None], Any],
-    table: Mapping[str, Any],
-    default_variant: str,
+    model: str, build: Callable[..., Any], table: Mapping[str, Any], options: Mapping[str, Any]
 ) -> Constructor:
-    """The public constructor of `model`, a row of a family's `table`."""
+    """The public constructor of a model.
+
+    Args:
+        model: its name: a row of the registry and of `table`.
+        build: called with the row, the Face, and the options by name.
+        table: the family's.
+        options: the family's own arguments and their defaults; that of "variant" holds where the weights have none.
+    """
     info = REGISTRY[model]
+    own = {**options, "variant": None} if "variant" in options else options
 
     def create(
         include_top: bool = True,
@@ -78,23 +89,46 @@ def constructor(
         classes: int = info.classes,
         classifier_activation: str | None = "softmax",
         name: str = model,
-        *,
-        variant: str = default_variant,
-        shortcut: str | None = None,
+        **given: Any,
     ) -> Any:
-        face = Face(include_top, weights, input_tensor, input_shape, pooling, classes, classifier_activation, name)
-        return build(table[model], face, variant, shortcut)
+        if unknown := sorted(set(given) - set(own)):
+            raise TypeError(f"{info.constructor} has no argument {unknown[0]!r}; see help(keras_resnets.{model})")
+        chosen = {**own, **given}
+        source = find_source(model, weights, chosen.get("variant"))
+        if "variant" in chosen and chosen["variant"] is None:
+            chosen["variant"] = (source and source.variant) or options["variant"]
+        face = Face(include_top, input_tensor, input_shape, pooling, classes, classifier_activation, name)
+        made = build(table[model], face, **chosen)
+        describe(made, None, None, Architecture(model, chosen))
+        if source:
+            load_source(made, source)
+        return made
 
     create.__name__ = create.__qualname__ = info.constructor
     create.__module__ = info.module
-    create.__doc__ = _DOC.format(
+    create.__doc__ = _document(info)
+    create.__signature__ = _signature(create, own)  # type: ignore[attr-defined]
+    return create
+
+
+def _signature(create: Callable[..., Any], options: Mapping[str, Any]) -> inspect.Signature:
+    """The signature with the family's options by name, for help() and editors."""
+    shared = [p for p in inspect.signature(create).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    named = [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=value) for key, value in options.items()]
+    return inspect.Signature([*shared, *named], return_annotation=Any)
+
+
+def _document(info: ModelInfo) -> str:
+    tokens = info.module.endswith(".vit")
+    return _DOC.format(
         title=f"{info.constructor}: {info.paper}.",
+        name=info.name,
         numbers=f"{info.parameters:,} parameters, {info.multiply_adds / 1e9:.3g} billion multiply-adds.",
         shape=info.input_shape,
-        variants=info.variants,
-        shortcut=info.shortcuts,
+        options="\n".join(f"        {key}: {text}." for key, text in info.options),
+        features="class token and patches" if tokens else "feature map",
+        features_shape="[batch, 1 + patches, features]" if tokens else "a feature map [batch, height, width, features]",
     )
-    return create
 
 
 def pick_variant(variants: Mapping[str, Row], name: str) -> Row:

@@ -1,16 +1,18 @@
-"""Saves and loads models as `.keras` files that also carry their preprocessing and class names."""
+"""Saves and loads models as `.keras` files that also carry what they are: architecture, preprocessing, class names."""
 
 from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras_resnets.atomic import atomic_file
 from keras_resnets.extras import extra
+from keras_resnets.labels import Prediction, decode_predictions
 from keras_resnets.models.layers import allow_depth
-from keras_resnets.preprocessing import Preprocessing
+from keras_resnets.preprocessing import ImageLike, Preprocessing
 from keras_resnets.weights import WeightsError
 
 with extra("tensorflow"):
@@ -19,10 +21,83 @@ with extra("tensorflow"):
 _CARD = "keras_resnets.json"  # an extra member of the archive, which plain Keras passes over
 
 
-def describe(model: Any, preprocessing: Preprocessing | None, labels: tuple[str, ...] | None) -> None:
-    """Attach to a model what `save_model` stores and `export.to_bundle` puts into a bundle."""
+class Architecture(NamedTuple):
+    """Which network of the registry a model is, and its constructor's own options."""
+
+    model: str
+    options: dict[str, Any]
+
+
+def describe(
+    model: Any,
+    preprocessing: Preprocessing | None,
+    labels: tuple[str, ...] | None,
+    architecture: Architecture | None = None,
+) -> None:
+    """Attach to a model what `save_model` stores and `export.to_bundle` puts into a bundle.
+
+    Its `preprocess_input(images)` and `decode_predictions(scores, top=5)` follow from them.
+    """
     model.preprocessing = preprocessing
     model.labels = labels
+    model.architecture = architecture or getattr(model, "architecture", None)
+
+    def preprocess_input(images: Iterable[ImageLike]) -> Any:
+        """Images (paths, bytes, Pillow, uint8 arrays) as the network's float32 input [batch, height, width, channels].
+
+        Raises:
+            ImageError: when one cannot be read.
+            ValueError: when the model does not know its preprocessing.
+        """
+        if model.preprocessing is None:
+            raise ValueError(
+                f"{model.name} does not know its preprocessing, since its weights are random or do not say: set "
+                "model.preprocessing, for example to keras_resnets.Preprocessing.preset('torch', 224)"
+            )
+        return model.preprocessing(images)
+
+    def decode(scores: Any, top: int = 5) -> list[list[Prediction]]:
+        """The most probable classes of each row of scores [batch, classes]; see `labels.decode_predictions`."""
+        return decode_predictions(scores, model.labels, top)
+
+    model.preprocess_input, model.decode_predictions = preprocess_input, decode
+
+
+def card(model: Any) -> dict[str, Any]:
+    """What a model says of itself, as JSON types."""
+    preprocessing, labels = getattr(model, "preprocessing", None), getattr(model, "labels", None)
+    architecture = getattr(model, "architecture", None)
+    return {
+        "format_version": 1,
+        "architecture": architecture._asdict() if architecture else None,
+        "preprocessing": preprocessing.to_dict() if preprocessing else None,
+        "labels": list(labels) if labels else None,
+    }
+
+
+def apply_card(model: Any, stored: dict[str, Any]) -> None:
+    """Attach what `card` gave.
+
+    Raises:
+        ValueError: when it is not such a record.
+    """
+    preprocessing, architecture = stored.get("preprocessing"), stored.get("architecture")
+    describe(
+        model,
+        Preprocessing.from_dict(preprocessing) if preprocessing else None,
+        tuple(stored.get("labels") or ()) or None,
+        Architecture(**architecture) if architecture else None,
+    )
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The card in a `.keras` file; empty where plain Keras wrote it.
+
+    Raises:
+        zipfile.BadZipFile, ValueError, OSError: when it cannot be read.
+    """
+    with zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read(_CARD)) if _CARD in archive.namelist() else {}
 
 
 def save_model(model: Any, path: str | Path) -> None:
@@ -39,16 +114,10 @@ def save_model(model: Any, path: str | Path) -> None:
     """
     if Path(path).suffix != ".keras":
         raise ValueError(f"the path of a Keras model ends in .keras: {path}")
-    preprocessing, labels = getattr(model, "preprocessing", None), getattr(model, "labels", None)
-    card = {
-        "format_version": 1,
-        "preprocessing": preprocessing.to_dict() if preprocessing else None,
-        "labels": list(labels) if labels else None,
-    }
     with atomic_file(path) as draft:
         model.save(draft)
         with zipfile.ZipFile(draft, "a") as archive:
-            archive.writestr(_CARD, json.dumps(card))
+            archive.writestr(_CARD, json.dumps(card(model)))
 
 
 def load_model(path: str | Path) -> Any:
@@ -63,15 +132,12 @@ def load_model(path: str | Path) -> Any:
         raise WeightsError(f"model file {path} does not exist")
     try:
         with zipfile.ZipFile(path) as archive:
-            card = json.loads(archive.read(_CARD)) if _CARD in archive.namelist() else {}
-            allow_depth(len(json.loads(archive.read("config.json"))["config"].get("layers", ())))
+            config = json.loads(archive.read("config.json"))
+        allow_depth(len(config["config"].get("layers", ())))
+        if "keras_resnets>" in json.dumps(config):
+            import keras_resnets.models.vit  # noqa: F401  (registers its layer)
         model = keras.models.load_model(path, compile=False)
-        stored = card.get("preprocessing")
-        describe(
-            model,
-            Preprocessing.from_dict(stored) if stored else None,
-            tuple(card.get("labels") or ()) or None,
-        )
+        apply_card(model, read_card(Path(path)))
     except (zipfile.BadZipFile, KeyError, ValueError, OSError, TypeError) as error:
         raise WeightsError(f"{path} is not a readable Keras model file: {error}") from error
     return model

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import sys
-from numbers import Integral
-from pathlib import Path
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from keras_resnets.extras import extra
-from keras_resnets.weights import load_weights
 
 with extra("tensorflow"):
     import keras
@@ -19,7 +17,6 @@ class Face(NamedTuple):
     """The arguments that every constructor takes over from keras.applications."""
 
     include_top: bool
-    weights: str | Path | None
     input_tensor: Any
     input_shape: tuple[int | None, int | None, int] | None
     pooling: str | None
@@ -68,8 +65,8 @@ def _checked_shape(shape: Any, default: tuple[int, int, int]) -> tuple[int | Non
     return height and int(height), width and int(width), int(channels)
 
 
-def conv(x: Any, filters: int, kernel: int, name: str, *, strides: int = 1, bias: bool = False) -> Any:
-    """A convolution with He initialisation that halves sides to ceil(side / strides).
+def conv(x: Any, filters: int, kernel: int, name: str, *, strides: int = 1, bias: bool = False, groups: int = 1) -> Any:
+    """A convolution with He initialisation that shrinks sides to ceil(side / strides).
 
     Padding is symmetric, as in Caffe and PyTorch; "same" would pad a strided one at the far end only.
     """
@@ -77,7 +74,9 @@ def conv(x: Any, filters: int, kernel: int, name: str, *, strides: int = 1, bias
     if strides > 1 and kernel > 1:
         x = layers.ZeroPadding2D(kernel // 2, name=name.removesuffix("_conv") + "_pad")(x)
         padding = "valid"
-    return layers.Conv2D(filters, kernel, strides, padding, use_bias=bias, kernel_initializer="he_normal", name=name)(x)
+    return layers.Conv2D(
+        filters, kernel, strides, padding, use_bias=bias, groups=groups, kernel_initializer="he_normal", name=name
+    )(x)
 
 
 def identity(x: Any, channels: int, strides: int, name: str) -> Any:
@@ -98,27 +97,66 @@ def max_pool_stem(x: Any) -> Any:
     return layers.MaxPooling2D(3, 2, name="pool1_pool")(x)
 
 
+def drop_path(x: Any, rate: float, name: str) -> Any:
+    """Stochastic depth: in training, leave out the residual of a random share of the images.
+
+    The rest is scaled up by 1 / (1 − rate), so that inference needs no change (Huang et al. 2016,
+    arXiv:1603.09382, scale it down at inference instead).
+    """
+    return layers.Dropout(rate, noise_shape=(None,) + (1,) * (len(x.shape) - 1), name=f"{name}_drop")(x) if rate else x
+
+
+def drop_path_rates(last: float, blocks: int) -> list[float]:
+    """Rates that grow linearly to `last` in the last block (Huang et al. 2016, equation 4).
+
+    Raises:
+        ValueError: when `last` is no probability below 1.
+    """
+    checked_rate("drop_path_rate", last)
+    return [last * block / blocks for block in range(1, blocks + 1)]
+
+
+def checked_rate(name: str, rate: float) -> float:
+    """A probability in [0, 1).
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 <= float(rate) < 1:
+        raise ValueError(f"{name} must be a number in [0, 1), not {rate!r}")
+    return float(rate)
+
+
 def last_layer(model: Any) -> Any:
     """The layer that gives a model's output, inside nested models too."""
     last = model.outputs[0]._keras_history.operation
     return last_layer(last) if getattr(last, "outputs", None) and isinstance(last, keras.Model) else last
 
 
-def finish(x: Any, inputs: Any, face: Face) -> Any:
-    """The head (classifier, pooled features or a feature map), the model, and its weights."""
+def finish(x: Any, inputs: Any, face: Face, dropout_rate: float = 0.0) -> Any:
+    """The head (classifier, pooled features or a feature map) and the model."""
     if face.include_top:
         x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
-        x = layers.Dense(int(face.classes), activation=face.classifier_activation, name="predictions")(x)
-    elif face.pooling == "avg":
+        return classify(x, inputs, face, dropout_rate)
+    if face.pooling == "avg":
         x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
     elif face.pooling == "max":
         x = layers.GlobalMaxPooling2D(name="max_pool")(x)
-    # What stands in front of an input_tensor belongs to the model.
+    return as_model(x, inputs, face)
+
+
+def classify(x: Any, inputs: Any, face: Face, dropout_rate: float) -> Any:
+    """A classifier on features [batch, features], and the model."""
+    if checked_rate("dropout_rate", dropout_rate):
+        x = layers.Dropout(dropout_rate, name="top_dropout")(x)
+    x = layers.Dense(int(face.classes), activation=face.classifier_activation, name="predictions")(x)
+    return as_model(x, inputs, face)
+
+
+def as_model(x: Any, inputs: Any, face: Face) -> Any:
+    """The model; what stands in front of an input_tensor belongs to it."""
     sources = [inputs] if face.input_tensor is None else keras.utils.get_source_inputs(inputs)
-    model = keras.Model(sources[0] if len(sources) == 1 else sources, x, name=face.name)
-    if face.weights is not None:
-        load_weights(model, face.weights)
-    return model
+    return keras.Model(sources[0] if len(sources) == 1 else sources, x, name=face.name)
 
 
 def allow_depth(blocks: int) -> None:

@@ -1,0 +1,89 @@
+"""Reads tensors from safetensors and legacy h5 files, numbers alone: nothing is unpickled or executed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from keras_resnets.extras import extra
+from keras_resnets.weights import WeightsError
+
+with extra("tensorflow"):
+    import h5py
+    import safetensors
+    import safetensors.numpy
+
+
+class Stored(NamedTuple):
+    """A tensor in a file: its shape, and how to read it."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], Any]
+
+
+class SafeTensors(NamedTuple):
+    """The tensors of a file by key, and its metadata."""
+
+    tensors: dict[str, Stored]
+    metadata: dict[str, str]
+
+
+def read_safetensors(path: Path) -> SafeTensors:
+    """Open a safetensors file.
+
+    Raises:
+        WeightsError: when it is missing, truncated or no such file.
+    """
+    try:
+        file: Any = safetensors.safe_open(path, framework="numpy")
+        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
+        metadata = file.metadata() or {}
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise WeightsError(f"{path} is not a readable safetensors file: {error}") from error
+    return SafeTensors({key: Stored(shape, partial(file.get_tensor, key)) for key, shape in shapes.items()}, metadata)
+
+
+def write_safetensors(tensors: dict[str, Any], path: Path, metadata: dict[str, str]) -> None:
+    """Write NumPy arrays to a file."""
+    safetensors.numpy.save_file(tensors, path, metadata)
+
+
+def read_h5(path: Path) -> dict[str, Stored]:
+    """The tensors of a legacy Keras h5 file (keras.applications') as "layer/0", "layer/1" in the layer's order.
+
+    Raises:
+        WeightsError: when it is not such a file.
+    """
+    try:
+        file = h5py.File(path, "r")
+        root = file.get("model_weights", file)
+        found = {}
+        for layer in _texts(root, "layer_names"):
+            for i, name in enumerate(_texts(root[layer], "weight_names")):
+                # Older files have names such as "conv1/conv", which Keras writes "conv1_conv" today.
+                found[f"{layer.replace('/', '_')}/{i}"] = _dataset(root[layer], name, path)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise WeightsError(f"{path} is not a readable Keras h5 weights file: {error}") from error
+    return found
+
+
+def _texts(group: Any, attribute: str) -> list[str]:
+    """Names in an attribute; long lists are spread over attribute0, attribute1, …"""
+    parts = [group.attrs[attribute]] if attribute in group.attrs else []
+    while f"{attribute}{len(parts)}" in group.attrs:
+        parts.append(group.attrs[f"{attribute}{len(parts)}"])
+    if not parts:
+        raise KeyError(f"{attribute} is missing")
+    return [name.decode() if isinstance(name, bytes) else str(name) for part in parts for name in part]
+
+
+def _dataset(group: Any, name: str, path: Path) -> Stored:
+    # A link to another file would make reading one file read another.
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise WeightsError(f"{path}: {name} is a link to somewhere else")
+    dataset = group[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
+        raise WeightsError(f"{path}: {name} is not a plain tensor")
+    return Stored(tuple(dataset.shape), lambda: dataset[()])
