@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-train test test-all check format benchmark-export clean
+.PHONY: help demo demo-train test test-all test-jax check format readme benchmark-export clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -22,10 +22,14 @@ demo-train: $(INSTALLED) ## the same, training again
 	$(BIN)/keras-resnets demo --retrain
 
 test: $(INSTALLED) ## the test suite
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not jax"
 
 test-all: $(INSTALLED) ## the test suite with the whole registry
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not jax"
+
+test-jax: $(INSTALLED) ## every model on Keras's JAX backend against TensorFlow's
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[jax]"
+	$(BIN)/python -m pytest -m jax
 
 check: $(INSTALLED) ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
@@ -36,6 +40,9 @@ check: $(INSTALLED) ## ruff, mypy, import-linter
 format: $(INSTALLED) ## let ruff format and fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+readme: $(INSTALLED) ## write the README's tables of models and weights anew
+	$(BIN)/python tests/readme_tables.py
 
 benchmark-export: $(INSTALLED) ## time ONNX exports against Keras's own exporter
 	$(BIN)/python benchmarks/export_onnx.py

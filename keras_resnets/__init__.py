@@ -114,7 +114,7 @@ _HOMES = {
     "Weights": "keras_resnets.weights",
     "WeightsError": "keras_resnets.weights",
 }
-_SUBPACKAGES = ("data", "export", "models", "serving", "training")
+_SUBPACKAGES = ("data", "export", "models", "serving", "training", "weights")
 
 
 def _constructors() -> dict[str, str]:

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_resnets import __version__
+from keras_resnets.cli_weights import add_weights, read_shape
 
 if TYPE_CHECKING:
     from keras_resnets.training import Recipe
 
 _EPILOG = """examples:
   keras-resnets list "resnet*v2"              the models whose names match
-  keras-resnets info resnet50                 paper, parameters, multiply-adds
+  keras-resnets info resnet50                 paper, parameters, multiply-adds, weights
+  keras-resnets weights list resnet50         published weights, with accuracy and licence
   keras-resnets train --recipe digits         train on handwritten digits, into runs/digits
   keras-resnets export runs/digits digits     a verified bundle from that run
   keras-resnets predict digits photo.png      the most probable classes, through ONNX Runtime
@@ -28,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for an error, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
-        if options.run in (_train, _export, _demo, _doctor):
+        if options.loads_tensorflow:
             _load_tensorflow_quietly()
         return int(options.run(options) or 0)
     except KeyboardInterrupt:
@@ -81,12 +83,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"keras-resnets {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show the Python traceback of an error")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_add_list, _add_info, _add_train, _add_export, _add_predict, _add_doctor, _add_demo):
+    _add_list(commands)
+    _add_info(commands)
+    add_weights(commands, _command)
+    for add in (_add_train, _add_export, _add_predict, _add_doctor, _add_demo):
         add(commands)
     return parser
 
 
-def _command(commands: Any, name: str, run: Any, summary: str, examples: str) -> argparse.ArgumentParser:
+def _command(
+    commands: Any, name: str, run: Any, summary: str, examples: str, loads_tensorflow: bool = False
+) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
@@ -94,7 +101,7 @@ def _command(commands: Any, name: str, run: Any, summary: str, examples: str) ->
         epilog=f"examples:\n{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, loads_tensorflow=loads_tensorflow)
     return parser
 
 
@@ -109,23 +116,16 @@ def _list(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from keras_resnets.models import list_models, model_info
+    from keras_resnets.models import list_models
+    from keras_resnets.models.tables import MODEL_COLUMNS, model_rows
 
     names = list_models(options.pattern)
     if not names:
         raise ValueError(f"no model matches {options.pattern!r}; keras-resnets list shows all")
-    table = Table("name", "constructor", "parameters", "multiply-adds", "default input", "paper")
-    for info in map(model_info, names):
-        size = "×".join(map(str, info.input_shape))
-        table.add_row(
-            info.name,
-            info.constructor,
-            f"{info.parameters:,}",
-            f"{info.multiply_adds / 1e9:.3f} G",
-            size,
-            info.paper,
-        )
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    table = Table(*MODEL_COLUMNS)
+    for row in model_rows(names):
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 240).print(table)
     return 0
 
 
@@ -142,16 +142,20 @@ def _add_info(commands: Any) -> None:
 
 def _info(options: argparse.Namespace) -> int:
     from keras_resnets.models import model_info
+    from keras_resnets.weights import list_weights
 
     info = model_info(options.model)
     published = f"{info.published[0]} ({info.published[1]})" if info.published else "no count"
+    cost = f"; published: {' ('.join(info.published_multiply_adds)})" if info.published_multiply_adds else ""
+    tags = [record.tag for record in list_weights(info.name)]
     rows = {
         "constructor": f"keras_resnets.{info.constructor}",
         "paper": info.paper,
         "parameters": f"{info.parameters:,} trainable; published: {published}",
-        "multiply-adds": f"{info.multiply_adds:,} an image (FLOPs: {info.flops:,})",
+        "multiply-adds": f"{info.multiply_adds:,} an image{cost}",
         "default input": f"{' × '.join(map(str, info.input_shape))} (height, width, channels), {info.classes} classes",
         **dict(info.options),
+        "weights": ", ".join(tags) + " (the best first)" if tags else "none are known",
     }
     print(info.name)
     for name, value in rows.items():
@@ -173,6 +177,7 @@ def _add_train(commands: Any) -> None:
         "  keras-resnets train --recipe fashion_mnist --model resnet56 --epochs 20 --out runs/resnet56\n"
         "  keras-resnets train --recipe fashion_mnist --validation 5000     choose on held-out images\n"
         "  keras-resnets train --recipe digits --model plainnet20 --strategy mirrored",
+        loads_tensorflow=True,
     )  # fmt: skip
     parser.add_argument("--recipe", default="digits", help="digits (default) or fashion_mnist")
     parser.add_argument("--out", help="folder of the run (default: runs/RECIPE)")
@@ -220,12 +225,14 @@ def _add_export(commands: Any) -> None:
         commands, "export", _export, "export a model to a verified bundle",
         "  keras-resnets export runs/digits digits_bundle\n"
         "  keras-resnets export model.keras bundle --images photos/ --preset torch\n"
+        "  keras-resnets export resnet50 bundle --weights imagenet\n"
         "  keras-resnets export resnet50 bundle --weights my.weights.h5 --preset torch --labels classes.txt\n"
         "  keras-resnets export resnet50 bundle               random weights, to measure speed",
+        loads_tensorflow=True,
     )  # fmt: skip
     parser.add_argument("model", help="a run's folder, a .keras file, or a name of `keras-resnets list`")
     parser.add_argument("out", help="the bundle's folder, which must not exist")
-    parser.add_argument("--weights", help="for a model by name: a .weights.h5 or .keras file")
+    parser.add_argument("--weights", help="for a model by name: a tag (see weights list) or a file")
     parser.add_argument("--variant", help="for a model by name, see keras-resnets info")
     parser.add_argument("--classes", type=int, help="for a model by name")
     parser.add_argument("--input-shape", metavar="HxWxC", help="for a model by name, for example 224x224x3")
@@ -314,10 +321,7 @@ def _fresh_model(options: argparse.Namespace) -> Any:
         raise ValueError(f"{options.model} does not exist")
     arguments = {name: getattr(options, name) for name in _BY_NAME}
     if options.input_shape:
-        try:
-            arguments["input_shape"] = tuple(int(side) for side in options.input_shape.lower().split("x"))
-        except ValueError:
-            raise ValueError(f"--input-shape is HxWxC, for example 224x224x3, not {options.input_shape!r}") from None
+        arguments["input_shape"] = read_shape(options.input_shape)
     model = create_model(options.model, **{name: value for name, value in arguments.items() if value is not None})
     if not options.weights:
         print("no --weights: exporting random ones", file=sys.stderr)
@@ -365,6 +369,7 @@ def _add_doctor(commands: Any) -> None:
     _command(
         commands, "doctor", _doctor, "show versions, devices and execution providers, and what is wrong with them",
         "  keras-resnets doctor",
+        loads_tensorflow=True,
     )  # fmt: skip
 
 
@@ -379,6 +384,7 @@ def _add_demo(commands: Any) -> None:
     parser = _command(
         commands, "demo", _demo, "train, export, verify and predict handwritten digits",
         "  keras-resnets demo\n  keras-resnets demo --out demo_output --retrain",
+        loads_tensorflow=True,
     )  # fmt: skip
     parser.add_argument("--out", default="demo_output", help="folder for the run, the bundle and the picture")
     parser.add_argument("--retrain", action="store_true", help="train again although the folder has a trained network")

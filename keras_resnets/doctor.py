@@ -13,7 +13,8 @@ from keras_resnets.extras import MissingExtraError, extra
 from keras_resnets.machine import usable_cpus
 
 _PACKAGES = (
-    "numpy", "pillow", "rich", "tensorflow", "keras", "scikit-learn", "tf2onnx", "onnx",
+    "numpy", "pillow", "rich", "tensorflow", "keras", "jax", "scikit-learn",
+    "huggingface_hub", "safetensors", "pooch", "tf2onnx", "onnx",
     "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "matplotlib",
 )  # fmt: skip
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")

@@ -1,5 +1,7 @@
 """The README: its code runs, its commands parse, its numbers and links are right."""
 
+import importlib.util
+import os
 import re
 import shlex
 import subprocess
@@ -8,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from keras_resnets import list_models, model_info
 from keras_resnets.cli import _parser
 from keras_resnets.training import RECIPES
 
@@ -23,12 +24,54 @@ def blocks(language):
     return [code for opened, code in zip(parts[1::4], parts[2::4], strict=True) if opened == language]
 
 
-def test_the_python_code_runs_from_top_to_bottom(tmp_path):
-    code = "\n".join(blocks("python"))
+def neighbour(file):
+    """A module of the tests: importlib mode does not let them import each other."""
+    spec = importlib.util.spec_from_file_location(Path(file).stem, ROOT / "tests" / file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# The stand-in for the hub cannot have the bytes whose hash the ledger knows.
+UNPINNED = """
+import dataclasses
+from keras_resnets.weights import ledger
+ledger.LEDGER = tuple(dataclasses.replace(record, hash=None, revision=None) for record in ledger.LEDGER)
+"""
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """The environment of a program whose hub is on this machine, with the weights that the README names."""
+    import keras_resnets
+
+    with neighbour("weights/hub.py").Hub() as running:
+        for model, tag in (("resnet50", "imagenet"), ("resnet18", "a1_in1k")):
+            record = keras_resnets.weights.find_weights(model, tag)
+            file = tmp_path / "source.safetensors"
+            keras_resnets.save_weights(keras_resnets.create_model(model), file, "timm")
+            running.files[f"{record.repository}/{record.file}"] = file.read_bytes()
+        yield {
+            **os.environ,
+            "HF_ENDPOINT": running.url,
+            "HF_HUB_CACHE": str(tmp_path / "hub"),
+            "KERAS_RESNETS_CACHE": str(tmp_path / "cache"),
+            "NO_PROXY": "127.0.0.1,localhost",
+            "no_proxy": "127.0.0.1,localhost",
+        }
+
+
+def test_the_python_code_runs_from_top_to_bottom(tmp_path, hub):
+    code = UNPINNED + "\n".join(blocks("python"))
     assert "Engine(" in code
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=hub, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(re.findall(r"^\[\('\d', ", done.stdout, re.MULTILINE)) == 3
+    warnings = re.findall(r"WeightsWarning: (.*)", done.stderr)
+    assert len(warnings) == 1
+    assert "predictions" in warnings[0]
 
 
 def test_every_command_is_one_that_the_program_takes():
@@ -44,12 +87,8 @@ def test_every_make_target_exists():
     assert {"demo", "test"} <= asked <= targets
 
 
-def test_the_table_of_models_is_the_registry():
-    for name in list_models():
-        info = model_info(name)
-        size = "×".join(map(str, info.input_shape))
-        figures = f"{info.parameters:,} | {info.multiply_adds / 1e9:.3f} G | {size} | {info.paper}"
-        assert f"| `{info.constructor}` | {figures} |" in README
+def test_the_tables_are_those_of_the_registry_and_the_ledger():
+    assert neighbour("readme_tables.py").renewed(README) == README
 
 
 def test_the_accuracies_are_those_of_the_recipes():

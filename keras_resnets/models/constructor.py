@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from keras_resnets.models import REGISTRY, ModelInfo
 from keras_resnets.models.files import Architecture, describe
-from keras_resnets.models.layers import Face
+from keras_resnets.models.layers import Face, variables_at_the_end
 from keras_resnets.models.loading import find_source, load_source
 
 Row = TypeVar("Row")
@@ -98,7 +98,8 @@ def constructor(
         if "variant" in chosen and chosen["variant"] is None:
             chosen["variant"] = (source and source.variant) or options["variant"]
         face = Face(include_top, input_tensor, input_shape, pooling, classes, classifier_activation, name)
-        made = build(table[model], face, **chosen)
+        with variables_at_the_end():
+            made = build(table[model], face, **chosen)
         describe(made, None, None, Architecture(model, chosen))
         if source:
             load_source(made, source)

@@ -5,6 +5,7 @@ Every pair converts both ways without touching a value: tensors are transposed, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_resnets.extras import extra
-from keras_resnets.models.torch_names import torch_modules
+from keras_resnets.models.torch_names import DIALECTS, dense_as_convolutions, torch_modules
 
 with extra("tensorflow"):
     import keras
@@ -31,7 +32,7 @@ class Binding(NamedTuple):
     variables: tuple[Any, ...]
     pack: Callable[[Sequence[Array]], Array]
     unpack: Callable[[Array], Sequence[Array]]
-    resize: Callable[[Array], Array | None] = lambda array: None  # from another input size, where that is possible
+    resize: Callable[[Array], Array] | None = None  # from another input size, where `is_square_grid`
 
     def read(self) -> Array:
         """The stored form of the variables' values."""
@@ -44,7 +45,7 @@ class Binding(NamedTuple):
 
 
 def bindings(model: Any, naming: str, name: str) -> list[Binding]:
-    """The pairs of a model, in its layers' order.
+    """The pairs of a model, in its layers' order; a dialect has none for layers in front of an `input_tensor`.
 
     Args:
         model: a Keras model of the registry.
@@ -56,7 +57,18 @@ def bindings(model: Any, naming: str, name: str) -> list[Binding]:
     if naming in (ZOO, KERAS):
         return [pair for layer in with_weights for pair in _plain(layer, naming)]
     modules = torch_modules(name, [layer.name for layer in model.layers if _counts(layer)], naming)
-    return [pair for layer in with_weights for pair in _torch(layer, modules[layer.name], naming)]
+    convolutions = dense_as_convolutions(name)
+    return [
+        pair
+        for layer in with_weights
+        if layer.name in modules
+        for pair in _torch(layer, modules[layer.name], naming, convolutions)
+    ]
+
+
+def own_layers(model: Any, name: str) -> set[str]:
+    """Names of the network's layers, without those in front of an `input_tensor`."""
+    return set(torch_modules(name, [layer.name for layer in model.layers], DIALECTS[0]))
 
 
 def _counts(layer: Any) -> bool:
@@ -67,7 +79,9 @@ def _counts(layer: Any) -> bool:
 def _plain(layer: Any, naming: str) -> list[Binding]:
     pairs = []
     for i, variable in enumerate(layer.weights):
-        key = f"{layer.name}/{variable.path.partition('/')[2]}" if naming == ZOO else f"{layer.name}/{i}"
+        # A path may start with the scopes that the model was built in.
+        inside = variable.path.rpartition(f"{layer.name}/")[2]
+        key = f"{layer.name}/{inside}" if naming == ZOO else f"{layer.name}/{i}"
         pairs.append(_pair(key, layer, (variable,), lambda a: a[0], lambda a: [a]))
     return pairs
 
@@ -87,7 +101,7 @@ def _pair(
     return pair
 
 
-def _torch(layer: Any, module: str, dialect: str) -> list[Binding]:
+def _torch(layer: Any, module: str, dialect: str, convolutions: Sequence[str]) -> list[Binding]:
     if isinstance(layer, layers.MultiHeadAttention):
         return _attention(layer, module, dialect)
     if isinstance(layer, _tokens_layer()):
@@ -98,7 +112,7 @@ def _torch(layer: Any, module: str, dialect: str) -> list[Binding]:
     for variable in layer.weights:
         role = variable.path.rsplit("/", 1)[1]
         if role == "kernel":
-            pack, unpack = _kernel(layer, module, dialect)
+            pack, unpack = _kernel(layer, dialect, module in convolutions)
         else:
             pack, unpack = (lambda a: a[0]), (lambda a: [a])
         pairs.append(_pair(f"{module}.{_ROLES[role]}", layer, (variable,), pack, unpack))
@@ -113,11 +127,9 @@ _ROLES = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-# Where timm has 1×1 convolutions for dense layers.
-_DENSE_AS_CONVOLUTION = ("head.fc", "pre_logits.fc2")
 
 
-def _kernel(layer: Any, module: str, dialect: str) -> tuple[Any, Any]:
+def _kernel(layer: Any, dialect: str, as_convolution: bool) -> tuple[Any, Any]:
     """pack and unpack of a kernel: inputs in front of outputs in Keras, behind them in PyTorch."""
     if not isinstance(layer, layers.Dense):
         return (lambda a: a[0].transpose(3, 2, 0, 1)), (lambda a: [a.transpose(2, 3, 1, 0)])
@@ -135,7 +147,7 @@ def _kernel(layer: Any, module: str, dialect: str) -> tuple[Any, Any]:
             return [array.reshape(units, channels, height, width).transpose(2, 3, 1, 0).reshape(-1, units)]
 
         return pack, unpack
-    if module in _DENSE_AS_CONVOLUTION:
+    if as_convolution:
         return (lambda a: a[0].T[:, :, None, None]), (lambda a: [a[:, :, 0, 0].T])
     return (lambda a: a[0].T), (lambda a: [a.T])
 
@@ -184,19 +196,25 @@ def _tokens_layer() -> Any:
     return TokensAndPositions
 
 
-def resize_positions(stored: Array, grid: tuple[int, int]) -> Array | None:
+def is_square_grid(shape: tuple[int, ...]) -> bool:
+    """Whether position embeddings are those of a square grid; one of over 256 × 256 patches is no image's."""
+    if len(shape) != 3 or shape[0] != 1 or shape[1] < 2:
+        return False
+    side = math.isqrt(shape[1] - 1)
+    return side <= 256 and side * side == shape[1] - 1
+
+
+def resize_positions(stored: Array, grid: tuple[int, int]) -> Array:
     """Position embeddings of another square grid, interpolated (bicubic, antialiased; Dosovitskiy et al., 3.2).
 
     Args:
-        stored: [1, 1 + patches, width], the class token's first.
+        stored: [1, 1 + patches, width] of an `is_square_grid`, the class token's first.
         grid: (rows, columns) of patches wanted.
 
     Returns:
-        [1, 1 + rows · columns, width], or None where the stored ones are no square grid.
+        [1, 1 + rows · columns, width].
     """
-    side = round(float(stored.shape[1] - 1) ** 0.5)
-    if stored.ndim != 3 or side * side != stored.shape[1] - 1:
-        return None
+    side = math.isqrt(stored.shape[1] - 1)
     token, patches = stored[:, :1], stored[:, 1:].reshape(1, side, side, -1)
     resized = keras.ops.image.resize(patches, grid, "bicubic", antialias=True, data_format="channels_last")
     return np.concatenate([token, keras.ops.convert_to_numpy(resized).reshape(1, -1, stored.shape[2])], axis=1)

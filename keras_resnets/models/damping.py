@@ -19,7 +19,7 @@ def damp_residuals(model: Any, factor: float = 0.1) -> int:
 
     Args:
         model: a network of this package, or any whose blocks end in Add([shortcut, residual]).
-        factor: multiplies the trainable variables of the layer in front of each addition.
+        factor: multiplies what the last layers with weights in front of each addition give.
 
     Returns:
         The number of blocks.
@@ -31,6 +31,17 @@ def damp_residuals(model: Any, factor: float = 0.1) -> int:
     if not additions:
         raise ValueError(f"{model.name} has no residual blocks")
     for addition in additions:
-        for variable in addition.input[1]._keras_history.operation.trainable_variables:
+        for variable in _last_linear(addition.input[1]):
             variable.assign(variable * factor)
     return len(additions)
+
+
+def _last_linear(tensor: Any) -> list[Any]:
+    """The variables in which a residual branch's output is linear."""
+    layer = tensor._keras_history.operation
+    if isinstance(layer, keras.layers.MultiHeadAttention):
+        return [v for v in layer.trainable_variables if v.path.split("/")[-2] == "attention_output"]
+    if layer.trainable_variables:
+        return list(layer.trainable_variables)
+    # Dropout, and the channels' weights of squeeze-and-excitation, stand behind it: the first input is the branch.
+    return _last_linear(layer.input[0] if isinstance(layer.input, list) else layer.input)

@@ -12,6 +12,7 @@ from keras_resnets.atomic import atomic_file
 from keras_resnets.extras import extra
 from keras_resnets.labels import Prediction, decode_predictions
 from keras_resnets.models.layers import allow_depth
+from keras_resnets.models.tensors import UNREADABLE
 from keras_resnets.preprocessing import ImageLike, Preprocessing
 from keras_resnets.weights import WeightsError
 
@@ -26,6 +27,15 @@ class Architecture(NamedTuple):
 
     model: str
     options: dict[str, Any]
+
+
+class Card(NamedTuple):
+    """What a file says of itself."""
+
+    preprocessing: Preprocessing | None
+    labels: tuple[str, ...] | None
+    architecture: Architecture | None
+    naming: str | None  # of the tensors in a safetensors file
 
 
 def describe(
@@ -75,29 +85,45 @@ def card(model: Any) -> dict[str, Any]:
     }
 
 
-def apply_card(model: Any, stored: dict[str, Any]) -> None:
-    """Attach what `card` gave.
+def parse_card(text: str | bytes) -> Card:
+    """What `card` gave, from JSON that anybody may have written.
 
     Raises:
         ValueError: when it is not such a record.
     """
-    preprocessing, architecture = stored.get("preprocessing"), stored.get("architecture")
-    describe(
-        model,
-        Preprocessing.from_dict(preprocessing) if preprocessing else None,
-        tuple(stored.get("labels") or ()) or None,
-        Architecture(**architecture) if architecture else None,
-    )
+    try:
+        stored = json.loads(text)
+        preprocessing, architecture = stored.get("preprocessing"), stored.get("architecture")
+        return Card(
+            Preprocessing.from_dict(preprocessing) if preprocessing else None,
+            _texts(stored.get("labels") or ()) or None,
+            _architecture(**architecture) if architecture else None,
+            stored.get("naming"),
+        )
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"what it says of itself is not readable: {error}") from error
 
 
-def read_card(path: Path) -> dict[str, Any]:
+def _texts(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
+        raise ValueError("labels are not a list of texts")
+    return tuple(values)
+
+
+def _architecture(model: str, options: dict[str, Any]) -> Architecture:
+    if not isinstance(model, str) or not isinstance(options.get("variant", ""), (str, type(None))):
+        raise ValueError("names of model and variant are texts")
+    return Architecture(model, dict(options))
+
+
+def read_card(path: Path) -> Card:
     """The card in a `.keras` file; empty where plain Keras wrote it.
 
     Raises:
         zipfile.BadZipFile, ValueError, OSError: when it cannot be read.
     """
     with zipfile.ZipFile(path) as archive:
-        return json.loads(archive.read(_CARD)) if _CARD in archive.namelist() else {}
+        return parse_card(archive.read(_CARD) if _CARD in archive.namelist() else "{}")
 
 
 def save_model(model: Any, path: str | Path) -> None:
@@ -137,7 +163,8 @@ def load_model(path: str | Path) -> Any:
         if "keras_resnets>" in json.dumps(config):
             import keras_resnets.models.vit  # noqa: F401  (registers its layer)
         model = keras.models.load_model(path, compile=False)
-        apply_card(model, read_card(Path(path)))
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError, TypeError) as error:
+        told = read_card(Path(path))
+    except UNREADABLE as error:
         raise WeightsError(f"{path} is not a readable Keras model file: {error}") from error
+    describe(model, told.preprocessing, told.labels, told.architecture)
     return model

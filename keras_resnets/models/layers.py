@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -162,3 +165,20 @@ def as_model(x: Any, inputs: Any, face: Face) -> Any:
 def allow_depth(blocks: int) -> None:
     """Raise the process's recursion limit, upward only: Keras walks a network recursively, layer by layer."""
     sys.setrecursionlimit(max(sys.getrecursionlimit(), 1_000 + 40 * blocks))
+
+
+@contextmanager
+def variables_at_the_end() -> Iterator[None]:
+    """Build a network, and only then make its variables: twice as fast.
+
+    Outside the layers' name scopes TensorFlow makes all variables of a shape with one kernel instead of one each.
+    The garbage collector waits, too, instead of walking through the growing network again and again.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with keras.StatelessScope():
+            yield
+    finally:
+        if collecting:
+            gc.enable()

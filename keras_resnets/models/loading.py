@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,14 +16,22 @@ import numpy as np
 from keras_resnets import labels as names
 from keras_resnets.atomic import atomic_file
 from keras_resnets.models import model_info
-from keras_resnets.models.conversion import KERAS, ZOO, Binding, bindings
-from keras_resnets.models.files import Architecture, apply_card, card, describe, load_model, read_card
-from keras_resnets.models.tensors import Stored, read_h5, read_safetensors, write_safetensors
+from keras_resnets.models.conversion import KERAS, ZOO, Array, Binding, bindings, is_square_grid, own_layers
+from keras_resnets.models.files import Architecture, Card, card, describe, load_model, parse_card, read_card
+from keras_resnets.models.tensors import (
+    UNREADABLE,
+    Stored,
+    check_h5,
+    read_h5,
+    read_safetensors,
+    write_safetensors,
+)
 from keras_resnets.models.torch_names import DIALECTS, HEAD, torch_modules, torch_variant
 from keras_resnets.preprocessing import Preprocessing
 from keras_resnets.weights import Weights, WeightsError, download, find_weights
 
 SUFFIXES = (".safetensors", ".weights.h5", ".h5", ".keras")
+_FOREIGN = (".pth", ".pt", ".bin", ".ckpt", ".npz")  # files, and no tags, but none that are read here
 
 
 class WeightsWarning(UserWarning):
@@ -46,6 +54,8 @@ def find_source(model: str, weights: str | Path | None, variant: str | None) -> 
     """
     if weights is None:
         return None
+    if not isinstance(weights, (str, Path)):
+        raise WeightsError(f"weights must be None, a tag or the path of a file, not {weights!r}")
     record = None
     if _is_path(weights):
         path, own = Path(weights), _variant_of(Path(weights), model)
@@ -61,7 +71,7 @@ def find_source(model: str, weights: str | Path | None, variant: str | None) -> 
 
 
 def _is_path(weights: str | Path) -> bool:
-    return isinstance(weights, Path) or weights.endswith(SUFFIXES) or "/" in weights or "\\" in weights
+    return isinstance(weights, Path) or weights.endswith((*SUFFIXES, *_FOREIGN)) or "/" in weights or "\\" in weights
 
 
 def _variant_of(path: Path, model: str) -> str | None:
@@ -73,21 +83,26 @@ def _variant_of(path: Path, model: str) -> str | None:
         return None
     if path.suffix == ".h5":
         return "keras" if torch_variant(model) else None
-    stored = _card_of(path)
-    if stored is None:  # timm's or torchvision's
+    told = _card_of(path)
+    if told is None:  # timm's or torchvision's
         return torch_variant(model)
-    architecture = stored.get("architecture") or {}
-    return (architecture.get("options") or {}).get("variant")
+    if told.architecture is None:
+        return None
+    if told.architecture.model != model:  # its tensors may fit all the same: a plain network's, a residual one's
+        raise WeightsError(f"{path} are weights of {told.architecture.model}, not of {model}")
+    return told.architecture.options.get("variant")
 
 
-def _card_of(path: Path) -> dict[str, Any] | None:
+def _card_of(path: Path) -> Card | None:
     """What a file says of itself; None for a foreign safetensors file."""
     try:
         if path.suffix == ".keras":
             return read_card(path)
         stored = read_safetensors(path).metadata.get("keras_resnets")
-        return json.loads(stored) if stored else None
-    except (zipfile.BadZipFile, ValueError, OSError) as error:
+        return parse_card(stored) if stored else None
+    except WeightsError:
+        raise
+    except UNREADABLE as error:
         raise WeightsError(f"{path} cannot be read: {error}") from error
 
 
@@ -117,6 +132,12 @@ def save_weights(model: Any, path: str | Path, naming: str = ZOO) -> Path:
         )
     if naming in DIALECTS:
         _check_has_torch_form(architecture)
+    own = own_layers(model, architecture.model)
+    if others := [layer.name for layer in model.layers if layer.weights and layer.name not in own]:
+        raise WeightsError(
+            f"{others[0]} in {model.name} is no layer of {architecture.model}, so a weights file has no name for it; "
+            "save the whole with keras_resnets.save_model"
+        )
     tensors = {pair.key: pair.read() for pair in bindings(model, naming, architecture.model)}
     metadata = {"keras_resnets": json.dumps({**card(model), "naming": naming})}
     with atomic_file(path) as draft:
@@ -146,19 +167,27 @@ def load_source(model: Any, source: Source) -> None:
     if source.path.name.endswith(".weights.h5"):
         _load_keras_weights(model, source.path)
         return
+    preprocessing, labels = _told(source)
     complete = _transfer(model, *_open(model, source), label)
+    fits = complete and labels and model.output_shape[1:] == (len(labels),)
+    describe(model, preprocessing and _fitted(preprocessing, model), labels if fits else None)
+
+
+def _told(source: Source) -> tuple[Preprocessing | None, tuple[str, ...] | None]:
+    """The preprocessing and class names that belong to weights, where these are known."""
     if source.record:
-        own = _fitted(source.record.preprocessing, model)
-        fits = complete and model.output_shape[1:] == (source.record.classes,)
-        describe(model, own, names.imagenet() if fits and source.record.labels == "imagenet" else None)
-    else:
-        _adopt_card(model, _card_of(source.path) if source.path.suffix != ".h5" else None, complete)
+        return source.record.preprocessing, names.imagenet() if source.record.labels == "imagenet" else None
+    told = _card_of(source.path) if source.path.suffix != ".h5" else None
+    return (told.preprocessing, told.labels) if told else (None, None)
 
 
 def _load_keras_weights(model: Any, path: Path) -> None:
+    check_h5(path)
+    before = model.get_weights()
     try:
         model.load_weights(str(path))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
+        model.set_weights(before)  # Keras stops in the middle
         raise WeightsError(
             f"{path} does not fit {model.name}: {error}. A .weights.h5 file numbers its layers, so the network must be "
             "the same in everything; .keras and .safetensors files name them"
@@ -169,20 +198,48 @@ def _open(model: Any, source: Source) -> tuple[Mapping[str, Stored], list[Bindin
     """A file's tensors, the model's pairs for their naming, and keys that include_top=False leaves away."""
     path, name = source.path, model.architecture.model
     if path.suffix == ".keras":
-        donor = bindings(load_model(path), ZOO, name)
-        tensors = {pair.key: Stored(pair.shape, pair.read) for pair in donor}
-        return tensors, bindings(model, ZOO, name), _heads(tensors)
+        donor = load_model(path)
+        tensors = {pair.key: Stored(pair.shape, pair.read) for pair in bindings(donor, ZOO, name)}
+        pairs, heads = bindings(model, ZOO, name), _heads(tensors)
+        if tensors.keys() - heads == {pair.key for pair in pairs} - heads:
+            _check_same_form(model, donor, path)
+        return tensors, pairs, heads
     if path.suffix == ".h5":
         tensors = _classifier_by_shape(read_h5(path), model)
         return tensors, bindings(model, KERAS, name), _heads(tensors)
     file, own = read_safetensors(path), _card_of(path)
-    if own and own.get("naming") == ZOO:
+    if own and own.naming == ZOO:
         return file.tensors, bindings(model, ZOO, name), _heads(file.tensors)
     tensors = {key: value for key, value in file.tensors.items() if not key.endswith(".num_batches_tracked")}
-    candidates = [(bindings(model, dialect, name), dialect) for dialect in DIALECTS]
-    pairs, dialect = max(candidates, key=lambda item: sum(pair.key in tensors for pair in item[0]))
-    heads = torch_modules(name, HEAD, dialect).values()
+    candidates = [bindings(model, dialect, name) for dialect in DIALECTS]
+    pairs = max(candidates, key=lambda some: sum(pair.key in tensors for pair in some))
+    # Of either dialect: without their heads, both may have the same names.
+    heads = {module for each in DIALECTS for module in torch_modules(name, HEAD, each).values()}
     return tensors, pairs, {f"{module}.{role}" for module in heads for role in ("weight", "bias")}
+
+
+def _check_same_form(model: Any, donor: Any, path: Path) -> None:
+    """Refuse a file of equal weights whose strides, constants or shortcuts are others."""
+    ours, theirs = _form(model), _form(donor)
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            raise WeightsError(
+                f"{path} is of another network or variant than {model.name}: "
+                f"its {name} is {theirs.get(name, 'missing')}, not {ours.get(name, 'missing')}"
+            )
+
+
+def _form(model: Any) -> dict[str, str]:
+    """What layers of the network's blocks do beside their weights."""
+    return {
+        layer.name: " ".join([type(layer).__name__, *(f"{key}={getattr(layer, key, None)}" for key in _CONSTANTS)])
+        for layer in model.layers
+        if re.match(r"(conv|block|pool)\d", layer.name) and type(layer).__name__ in _FORMING
+    }
+
+
+_CONSTANTS = ("strides", "epsilon")
+_FORMING = ("Conv2D", "BatchNormalization", "LayerNormalization", "Add", "Multiply", "Concatenate", "AveragePooling2D")
 
 
 def _heads(tensors: Mapping[str, Stored]) -> set[str]:
@@ -205,67 +262,80 @@ def _classifier_by_shape(tensors: dict[str, Stored], model: Any) -> dict[str, St
 
 def _transfer(model: Any, tensors: Mapping[str, Stored], pairs: Sequence[Binding], heads: set[str], label: str) -> bool:
     """Assign what fits, once it is sure that the rest may differ; whether the classifier was part of it."""
-    may_differ = {pairs[0].layer, *HEAD} if pairs else set()
-    plan: list[tuple[Binding, Callable[[], Any]]] = []
+    own = own_layers(model, model.architecture.model)
+    first = next((pair.layer for pair in pairs if pair.layer in own), None)
+    plan: list[tuple[Binding, Callable[[], Array]]] = []
     left: dict[str, str] = {}
     wrong = []
     for pair in pairs:
         stored = tensors.get(pair.key)
         if stored and stored.shape == pair.shape:
             plan.append((pair, stored.read))
-        elif stored and (resized := _resized(pair, stored)) is not None:
-            plan.append((pair, partial(np.asarray, resized)))
-        elif pair.layer in may_differ and (stored or pair.layer in HEAD):
+        elif stored and _is_resizable(pair, stored):
+            plan.append((pair, partial(_resized, pair, stored)))
+        elif _may_differ(pair, stored, first):
             left.setdefault(pair.layer, _difference(pair, stored))
-        else:
+        elif stored or pair.layer in own:  # what stands in front of an input_tensor need not be in the file
             wrong.append(f"{pair.key} {_difference(pair, stored)}")
     wrong += [f"{key} has no place" for key in sorted(set(tensors) - {pair.key for pair in pairs} - heads)]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise WeightsError(f"{label} are not weights of this {model.name}: {'; '.join(wrong[:3])}{more}")
-    _assign([item for item in plan if item[0].layer not in left], label)
+    values = _read([item for item in plan if item[0].layer not in left], label)
+    for pair, array in values:
+        pair.assign(array)
     if left:
         text = "; ".join(f"{layer} {difference}" for layer, difference in left.items())
         warnings.warn(f"{label}: not everything fits {model.name}, and stays random: {text}", WeightsWarning, 4)
-    return not left.keys() & set(HEAD)
+    return "predictions" in {pair.layer for pair, _ in values}
 
 
-def _assign(plan: Sequence[tuple[Binding, Callable[[], Any]]], label: str) -> None:
+def _read(plan: Sequence[tuple[Binding, Callable[[], Array]]], label: str) -> list[tuple[Binding, Array]]:
+    """All arrays of a plan, before the first is assigned: a file may be damaged in its middle."""
     try:
-        for pair, read in plan:
-            pair.assign(read())
-    except (OSError, ValueError) as error:
+        values = [(pair, read()) for pair, read in plan]
+    except UNREADABLE as error:
         raise WeightsError(f"{label} cannot be read: {error}") from error
+    for pair, array in values:
+        if array.dtype.kind != "f" and array.dtype.name not in ("bfloat16", pair.variables[0].dtype):
+            raise WeightsError(f"{label}: {pair.key} holds {array.dtype}, not floating-point numbers")
+    return values
 
 
-def _resized(pair: Binding, stored: Stored) -> Any:
-    if len(stored.shape) != len(pair.shape) or stored.shape[-1] != pair.shape[-1]:
-        return None
+def _is_resizable(pair: Binding, stored: Stored) -> bool:
+    return pair.resize is not None and is_square_grid(stored.shape) and stored.shape[-1] == pair.shape[-1]
+
+
+def _resized(pair: Binding, stored: Stored) -> Array:
+    assert pair.resize is not None
     return pair.resize(stored.read())
+
+
+def _may_differ(pair: Binding, stored: Stored | None, first: str | None) -> bool:
+    """Whether a tensor belongs to what other classes, channels or pixels change."""
+    if pair.layer in HEAD:
+        return stored is None or len(stored.shape) == len(pair.shape)
+    return stored is not None and pair.layer == first and _has_other_channels(pair, stored)
+
+
+def _has_other_channels(pair: Binding, stored: Stored) -> bool:
+    """Whether a convolution's kernel differs in its inputs alone."""
+    if len(stored.shape) != 4 or len(pair.shape) != 4:
+        return False
+    theirs, ours = (pair.unpack(np.broadcast_to(np.float32(0), x.shape))[0].shape for x in (stored, pair))
+    return (*theirs[:2], theirs[3]) == (*ours[:2], ours[3])
 
 
 def _difference(pair: Binding, stored: Stored | None) -> str:
     return f"is {list(stored.shape)}, not {list(pair.shape)}" if stored else "is missing"
 
 
-def _adopt_card(model: Any, stored: dict[str, Any] | None, complete: bool) -> None:
-    if not stored:
-        return
-    architecture, labels = model.architecture, tuple(stored.get("labels") or ())
-    try:
-        apply_card(model, {**stored, "architecture": None})
-    except ValueError as error:
-        raise WeightsError(f"what the weights of {model.name} say of themselves is not readable: {error}") from error
-    own = _fitted(model.preprocessing, model) if model.preprocessing else None
-    fits = complete and model.output_shape[1:] == (len(labels),)
-    describe(model, own, labels if fits else None, architecture)
-
-
 def _fitted(preprocessing: Preprocessing, model: Any) -> Preprocessing | None:
     """The same transform for the size that the model takes; None where it takes other channels."""
-    height, width, channels = model.inputs[0].shape[1:]
-    if channels != preprocessing.channels:
+    shape = model.inputs[0].shape[1:]
+    if len(shape) != 3 or shape[2] != preprocessing.channels:
         return None
+    height, width, _ = shape
     size = (height or preprocessing.size[0], width or preprocessing.size[1])
     if size == preprocessing.size:
         return preprocessing

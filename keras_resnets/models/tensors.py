@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +16,20 @@ with extra("tensorflow"):
     import h5py
     import safetensors
     import safetensors.numpy
+
+
+# What h5py, safetensors and Keras raise at files that are damaged, or not what they seem.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    safetensors.SafetensorError,
+)
 
 
 class Stored(NamedTuple):
@@ -40,7 +56,7 @@ def read_safetensors(path: Path) -> SafeTensors:
         file: Any = safetensors.safe_open(path, framework="numpy")
         shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
         metadata = file.metadata() or {}
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+    except UNREADABLE as error:
         raise WeightsError(f"{path} is not a readable safetensors file: {error}") from error
     return SafeTensors({key: Stored(shape, partial(file.get_tensor, key)) for key, shape in shapes.items()}, metadata)
 
@@ -58,13 +74,16 @@ def read_h5(path: Path) -> dict[str, Stored]:
     """
     try:
         file = h5py.File(path, "r")
-        root = file.get("model_weights", file)
+        root = _member(file, "model_weights") if "model_weights" in file else file
         found = {}
         for layer in _texts(root, "layer_names"):
-            for i, name in enumerate(_texts(root[layer], "weight_names")):
+            group = _member(root, layer)
+            for i, name in enumerate(_texts(group, "weight_names")):
                 # Older files have names such as "conv1/conv", which Keras writes "conv1_conv" today.
-                found[f"{layer.replace('/', '_')}/{i}"] = _dataset(root[layer], name, path)
-    except (OSError, KeyError, ValueError, TypeError) as error:
+                found[f"{layer.replace('/', '_')}/{i}"] = _dataset(group, name)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    except UNREADABLE as error:
         raise WeightsError(f"{path} is not a readable Keras h5 weights file: {error}") from error
     return found
 
@@ -79,11 +98,40 @@ def _texts(group: Any, attribute: str) -> list[str]:
     return [name.decode() if isinstance(name, bytes) else str(name) for part in parts for name in part]
 
 
-def _dataset(group: Any, name: str, path: Path) -> Stored:
-    # A link to another file would make reading one file read another.
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise WeightsError(f"{path}: {name} is a link to somewhere else")
-    dataset = group[name]
+def check_h5(path: Path) -> None:
+    """See that an h5 file holds its tensors itself; older versions of Keras do not ask.
+
+    Raises:
+        WeightsError: when it is no h5 file, or one that would have another file read.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            _check_members(file)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    except UNREADABLE as error:
+        raise WeightsError(f"{path} is not a readable h5 file: {error}") from error
+
+
+def _check_members(group: Any) -> None:
+    for name in group:
+        if isinstance(_member(group, name), h5py.Group):
+            _check_members(group[name])
+        else:
+            _dataset(group, name)
+
+
+def _member(group: Any, name: str) -> Any:
+    """What stands at a path in a group. A link on the way to another file would make reading one file read another."""
+    for part in filter(None, name.split("/")):
+        if not isinstance(group.get(part, getlink=True), h5py.HardLink):
+            raise WeightsError(f"{name} is missing, or a link to somewhere else")
+        group = group[part]
+    return group
+
+
+def _dataset(group: Any, name: str) -> Stored:
+    dataset = _member(group, name)
     if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
-        raise WeightsError(f"{path}: {name} is not a plain tensor")
+        raise WeightsError(f"{name} is not a plain tensor")
     return Stored(tuple(dataset.shape), lambda: dataset[()])

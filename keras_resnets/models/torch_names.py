@@ -16,6 +16,9 @@ DIALECTS = ("timm", "torchvision")
 VARIANTS = {"resnet_v2": "paper", "densenet": "paper", "vgg": None, "vit": None}
 HEAD = ("fc1", "fc2", "predictions")  # what include_top=False leaves away
 
+# Where timm has 1×1 convolutions for dense layers, by family.
+_DENSE_AS_CONVOLUTIONS = {"resnet_v2": ("head.fc",), "vgg": ("pre_logits.fc2",)}
+
 _Rules = tuple[tuple[str, "str | Callable[[re.Match[str]], str]"], ...]
 
 
@@ -46,6 +49,11 @@ def torch_modules(model: str, layers: Sequence[str], dialect: str) -> dict[str, 
                 found[layer] = module if isinstance(module, str) else module(match)
                 break
     return found
+
+
+def dense_as_convolutions(model: str) -> tuple[str, ...]:
+    """The modules of a model that are 1×1 convolutions, where Keras has dense layers."""
+    return _DENSE_AS_CONVOLUTIONS.get(_family(model), ())
 
 
 def _family(model: str) -> str:

@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 
@@ -19,3 +20,37 @@ def seeds():
 def agreement():
     """max|a − b| / max|a|."""
     return lambda a, b: float(abs(a - b).max() / abs(a).max())
+
+
+@pytest.fixture(scope="session")
+def torch_seeds():
+    """The module seeded_torch.py, which the golden logits were made with."""
+    spec = importlib.util.spec_from_file_location("seeded_torch", Path(__file__).parent / "seeded_torch.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def randomize():
+    """Gives every variable of a model values of its own, that depend on its place and a seed."""
+
+    def fill(model, seed=0):
+        random = np.random.default_rng(seed)
+        for variable in model.variables:
+            values = random.standard_normal(variable.shape, np.float32)
+            if variable.path.endswith(("gamma", "moving_variance")):
+                variable.assign(0.5 + 0.1 * np.abs(values))
+            else:
+                vector = len(variable.shape) == 1
+                values *= 0.1 if vector else np.sqrt(2 / np.prod(variable.shape[:-1]))
+                variable.assign(values)
+        return model
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def values():
+    """A model's variables by their paths, as NumPy arrays."""
+    return lambda model: {variable.path: np.array(variable) for variable in model.variables}

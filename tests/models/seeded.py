@@ -13,7 +13,7 @@ def seeded(name: str, shape: tuple[int, ...]) -> np.ndarray:
     RandomState is used because NumPy froze its streams for good.
     """
     random = np.random.RandomState(zlib.crc32(name.encode()))
-    role = name.rsplit("/", 1)[1]
+    role = name.rsplit("/", 1)[-1]
     if role == "kernel":
         values = random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[:-1]))
     elif role == "gamma":
@@ -32,6 +32,5 @@ def seeded_images(batch: int, height: int, width: int, channels: int) -> np.ndar
 
 def fill(model) -> None:
     """Give every variable of a Keras model its seeded values."""
-    for layer in model.layers:
-        for variable in layer.weights:
-            variable.assign(seeded(f"{layer.name}/{variable.name}", tuple(variable.shape)))
+    for variable in model.weights:
+        variable.assign(seeded(variable.path, tuple(variable.shape)))

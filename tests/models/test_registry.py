@@ -23,11 +23,30 @@ def multiply_adds(model):
         if isinstance(layer, keras.layers.Conv2D):
             total += int(np.prod(layer.output.shape[1:3])) * int(np.prod(layer.kernel.shape))
         elif isinstance(layer, keras.layers.Dense):
-            total += int(np.prod(layer.kernel.shape))
+            total += int(np.prod(layer.output.shape[1:-1])) * int(np.prod(layer.kernel.shape))
+        elif isinstance(layer, keras.layers.MultiHeadAttention):
+            tokens, width = layer.output.shape[1:]
+            # four projections; scores, and values weighed by them
+            total += 4 * tokens * width**2 + 2 * tokens**2 * width
     return total
 
 
-@pytest.mark.parametrize("name", list_models())
+def as_published(count, published):
+    """A count with the digits and the unit of a published one."""
+    for unit, size in ((" G", 1e9), ("M", 1e6)):
+        if published.endswith(unit):
+            digits = len(published.removesuffix(unit).partition(".")[2])
+            return f"{count / size:.{digits}f}{unit}"
+    return f"{count:,}"
+
+
+def is_large(name):
+    return model_info(name).parameters > 60e6 or name in ("resnet1001v2", "resnet1202")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if is_large(name) else []) for name in list_models()]
+)
 def test_the_recorded_and_published_counts_are_those_of_the_network(name):
     info = model_info(name)
     model = create_model(name)
@@ -41,11 +60,10 @@ def test_the_recorded_and_published_counts_are_those_of_the_network(name):
         if "without batch norm" in source:
             norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
             counted -= count(v for layer in norms for v in layer.trainable_variables)
-        if published.endswith("M"):
-            digits = len(published.partition(".")[2]) - 1
-            assert f"{counted / 1e6:.{digits}f}M" == published
-        else:
-            assert f"{counted:,}" == published
+        assert as_published(counted, published) == published
+    if info.published_multiply_adds:
+        published, _ = info.published_multiply_adds
+        assert as_published(info.multiply_adds, published) == published
 
 
 def test_every_constructor_is_public_and_documented():
@@ -59,8 +77,19 @@ def test_every_constructor_is_public_and_documented():
 
 def test_constructors_take_the_arguments_of_keras_applications():
     theirs = list(inspect.signature(keras.applications.ResNet50).parameters)
-    ours = list(inspect.signature(keras_resnets.ResNet50).parameters)
-    assert ours[: len(theirs)] == theirs
+    for name in list_models():
+        info = model_info(name)
+        ours = list(inspect.signature(getattr(keras_resnets, info.constructor)).parameters)
+        assert ours == [*theirs, *dict(info.options)]
+    with pytest.raises(TypeError, match="ViT_Ti16 has no argument 'shortcut'"):
+        keras_resnets.ViT_Ti16(shortcut="A")
+
+
+def test_every_option_is_documented_with_its_default_where_it_has_one():
+    for name in list_models():
+        document = inspect.getdoc(getattr(keras_resnets, model_info(name).constructor))
+        for option, text in model_info(name).options:
+            assert f"{option}: {text}." in document
 
 
 def test_list_models_filters_as_a_shell_does():

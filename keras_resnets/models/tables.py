@@ -1,0 +1,69 @@
+"""The models and their weights as rows of text, for the terminal and for the README."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from keras_resnets.models import list_models, model_info
+from keras_resnets.weights import Weights, list_weights
+
+MODEL_COLUMNS = ("name", "constructor", "parameters", "FLOPs", "input", "best weights: top-1, licence", "paper")
+WEIGHTS_COLUMNS = ("weights", "top-1 / top-5 % at pixels (crop)", "licence", "recipe")
+
+
+def model_rows(names: Iterable[str]) -> list[Sequence[str]]:
+    """One row of MODEL_COLUMNS a model."""
+    rows: list[Sequence[str]] = []
+    for info in map(model_info, names):
+        records = list_weights(info.name)
+        rows.append(
+            (
+                info.name,
+                info.constructor,
+                f"{info.parameters:,}",
+                f"{info.multiply_adds / 1e9:.3f} G",
+                "×".join(map(str, info.input_shape)),
+                _best(records),
+                info.paper,
+            )
+        )
+    return rows
+
+
+def weights_rows(pattern: str = "*") -> list[Sequence[str]]:
+    """One row of WEIGHTS_COLUMNS a record of the ledger."""
+    return [(record.name, results(record), record.license, record.recipe) for record in list_weights(pattern)]
+
+
+def results(record: Weights) -> str:
+    """Published accuracies, each with its resolution and crop."""
+    return "; ".join(
+        f"{result.top1:.2f} / {f'{result.top5:.2f}' if result.top5 else '–'} at {result.resolution} ({result.crop:g})"
+        for result in record.results
+    )
+
+
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
+    """A table for the README."""
+    rule = ["---:" if i in set(right) else "---" for i in range(len(columns))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (columns, rule, *rows)) + "\n"
+
+
+def readme_tables() -> dict[str, str]:
+    """The README's generated tables by the name of their marker."""
+    models = [(f"`{constructor}`", *rest) for _, constructor, *rest in model_rows(list_models())]
+    weights = [(f"`{name}`", *rest) for name, *rest in weights_rows()]
+    return {
+        "models": markdown(MODEL_COLUMNS[1:], models, right=(1, 2)),
+        "weights": markdown(WEIGHTS_COLUMNS, weights),
+    }
+
+
+def _best(records: Sequence[Weights]) -> str:
+    if not records:
+        return "–"
+    best = records[0]
+    top = best.results[0] if best.top1_at(224) is None else None
+    figure = f"{top.top1:.2f} at {top.resolution}" if top else f"{best.top1_at(224):.2f}"
+    more = f"; {len(records) - 1} more" if len(records) > 1 else ""
+    return f"{best.tag}: {figure}, {best.license}{more}"
