@@ -130,10 +130,13 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _convert(options: argparse.Namespace) -> int:
     from keras_resnets.models.loading import save_weights
+    from keras_resnets.models.torch_names import DIALECTS
 
     source, target = Path(options.source), Path(options.target)
     if target.suffix not in (".safetensors", ".keras"):
         raise ValueError(f"the target ends in .safetensors or .keras, not {target.name!r}")
+    if options.naming not in ("zoo", *DIALECTS):
+        raise ValueError(f"--naming must be zoo, {' or '.join(DIALECTS)}, not {options.naming!r}")
     if target.exists() and not options.overwrite:
         raise ValueError(f"{target} exists; --overwrite replaces it")
     if target.suffix == ".keras" and options.naming != "zoo":

@@ -5,10 +5,12 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import safetensors.numpy
 from PIL import Image
 
-from keras_resnets import ResNet20, __version__, save_model
+from keras_resnets import ResNet20, __version__, load_model, save_model
 from keras_resnets.bundle import Bundle
 from keras_resnets.cli import _RECIPE_OPTIONS, main
 from keras_resnets.data import load_dataset
@@ -32,12 +34,21 @@ def work(tmp_path_factory):
 
 
 def test_help_and_version_load_no_framework_and_show_examples():
-    for arguments in (["--help"], ["train", "--help"], ["export", "--help"], ["--version"], ["info", "resnet50"]):
+    for arguments, absent in (
+        (["--help"], ("keras", "tensorflow", "numpy")),
+        (["train", "--help"], ("keras", "tensorflow", "numpy")),
+        (["weights", "convert", "--help"], ("keras", "tensorflow", "numpy")),
+        (["--version"], ("keras", "tensorflow", "numpy")),
+        (["info", "resnet50"], ("keras", "tensorflow")),
+        (["list"], ("keras", "tensorflow")),
+        (["weights", "list"], ("keras", "tensorflow", "huggingface_hub")),
+        (["weights", "info", "resnet50"], ("keras", "tensorflow")),
+    ):
         code = (
             "import sys; from keras_resnets.cli import main\n"
             f"try: main({arguments!r})\n"
             "except SystemExit as stop: assert not stop.code\n"
-            "print([m for m in ('keras', 'tensorflow', 'numpy') if m in sys.modules])"
+            f"print([m for m in {absent!r} if m in sys.modules])"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[-1] == "[]"
@@ -64,6 +75,67 @@ def test_list_and_info(capsys):
     assert "plainnet20" not in out
     assert main(["info", "ResNet50"]) == 0
     assert "25,557,032" in capsys.readouterr().out
+
+
+def test_weights_are_listed_and_described(capsys):
+    assert main(["weights", "list", "densenet*"]) == 0
+    out = capsys.readouterr().out
+    assert "densenet121.ra_in1k" in out
+    assert "resnet50" not in out
+    assert main(["weights", "info", "resnet50"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("resnet50.tv2_in1k")
+    assert "BSD-3-Clause" in out
+    assert "80.85 / 95.43 at 224" in out
+    assert main(["info", "vit_ti16"]) == 0
+    assert "augreg_in21k_ft_in1k" in capsys.readouterr().out
+
+
+def test_weights_convert_to_timm_and_back(work, tmp_path, capsys):
+    there, back = str(tmp_path / "timm.safetensors"), str(tmp_path / "back.keras")
+    assert main(["weights", "convert", str(work / "m.keras"), there, "--naming", "timm"]) == 0
+    assert "resnet20" in capsys.readouterr().out
+    # Without what this package writes beside the tensors, as another program would.
+    bare = str(tmp_path / "bare.safetensors")
+    safetensors.numpy.save_file(safetensors.numpy.load_file(there), bare)
+    assert main(["weights", "convert", bare, back, "--model", "resnet20"]) == 0
+    source, result = load_model(work / "m.keras"), load_model(back)
+    assert result.input_shape == (None, 32, 32, 1)  # the size of its images is in no tensor
+    assert all(np.array_equal(a, b) for a, b in zip(source.weights, result.weights, strict=True))
+    own = str(tmp_path / "own.safetensors")
+    assert main(["weights", "convert", str(work / "m.keras"), own]) == 0
+    assert main(["weights", "convert", own, str(tmp_path / "again.keras"), "--input-shape", "8x8x1"]) == 0
+    assert load_model(tmp_path / "again.keras").preprocessing == source.preprocessing
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["info", "resnet51.a1_in1k"], "did you mean resnet50"),
+        (["info", "resnet50.a9_in1k"], "did you mean"),
+        (["list", "nothing"], "no pretrained weights of nothing"),
+        (["verify", "resnet50.a1_in1k", "--file", "missing.safetensors"], "missing.safetensors"),
+        (["convert", "missing.safetensors", "out.keras"], "does not exist"),
+        (["convert", "model.pth", "out.keras"], "ends in .safetensors"),
+        (["convert", "bare.safetensors", "out.keras"], "does not say which network"),
+        (["convert", "bare.safetensors", "out.keras", "--model", "resnet2O"], "did you mean"),
+        (["convert", "bare.safetensors", "out.keras", "--model", "resnet18"], "not weights of this resnet18"),
+        (["convert", "bare.safetensors", "out.pth"], "the target ends in"),
+        (["convert", "bare.safetensors", "bare.safetensors"], "--overwrite"),
+        (["convert", "bare.safetensors", "out.keras", "--naming", "timm"], "goes with a .safetensors target"),
+        (
+            ["convert", "bare.safetensors", "out.safetensors", "--naming", "torch", "--model", "resnet20"],
+            "--naming must be",
+        ),
+        (["convert", "bare.safetensors", "out.keras", "--model", "resnet20", "--input-shape", "8,8,1"], "HxWxC"),
+    ],
+)
+def test_wrong_weights_commands_say_what_is_wrong(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    safetensors.numpy.save_file({"conv1.weight": np.zeros((16, 3, 3, 3), np.float32)}, "bare.safetensors")
+    assert main(["weights", *arguments]) == 1
+    assert message in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bare.safetensors"]
 
 
 def test_export_says_what_it_proved(work, capsys):
@@ -114,8 +186,8 @@ def test_train_writes_a_run_that_export_takes(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["info", "resnt50"], "did you mean resnet50"),
-        (["list", "vgg*"], "no model matches"),
-        (["export", "resnet20", "{new}", "--input-shape", "32x32"], "height, width, channels"),
+        (["list", "alexnet*"], "no model matches"),
+        (["export", "resnet20", "{new}", "--input-shape", "32x32"], "HxWxC"),
         (["export", "resnet20", "{new}", "--input-shape", "big"], "HxWxC"),
         (["export", "resnet20", "{new}", "--classes", "-1"], "positive integer"),
         (["export", "resnet20", "{new}", "--weights", "none.keras"], "does not exist"),

@@ -78,10 +78,11 @@ def build(net: Net, face: Face, *, drop_path_rate: float, dropout_rate: float) -
     checked_rate("dropout_rate", dropout_rate)
     rates = drop_path_rates(drop_path_rate, net.depth)
     inputs = image_input(face, (224, 224, 3))
+    grid = _grid(inputs, net.patch)
     x = layers.Conv2D(
         net.width, net.patch, net.patch, kernel_initializer=keras.initializers.LecunNormal(), name="patch_embed"
     )(inputs)
-    x = TokensAndPositions(_grid(inputs, net.patch), name="tokens")(x)
+    x = TokensAndPositions(grid, name="tokens")(x)
     x = layers.Dropout(dropout_rate, name="tokens_dropout")(x) if dropout_rate else x
     for number, rate in enumerate(rates, start=1):
         x = _block(x, net, f"block{number}", rate, dropout_rate)

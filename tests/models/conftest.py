@@ -1,8 +1,10 @@
 """Helpers of the model tests, as fixtures: importlib mode does not let tests import each other."""
 
 import importlib.util
+from contextlib import contextmanager
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -37,7 +39,7 @@ def randomize():
 
     def fill(model, seed=0):
         random = np.random.default_rng(seed)
-        for variable in model.variables:
+        for variable in model.weights:
             values = random.standard_normal(variable.shape, np.float32)
             if variable.path.endswith(("gamma", "moving_variance")):
                 variable.assign(0.5 + 0.1 * np.abs(values))
@@ -53,4 +55,19 @@ def randomize():
 @pytest.fixture(scope="session")
 def values():
     """A model's variables by their paths, as NumPy arrays."""
-    return lambda model: {variable.path: np.array(variable) for variable in model.variables}
+    return lambda model: {variable.path: np.array(variable) for variable in model.weights}
+
+
+@pytest.fixture(scope="session")
+def shapes_alone():
+    """A context in which networks are built whose variables have no values, and cost nothing."""
+
+    @contextmanager
+    def scope():
+        try:
+            with keras.StatelessScope(initialize_variables=False):
+                yield
+        finally:
+            keras.utils.clear_session(free_memory=False)  # otherwise, the next network built gives them values
+
+    return scope
