@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from keras_resnets.models.densenet import DenseNetBC250_24 as DenseNetBC250_24
     from keras_resnets.models.files import load_model as load_model
     from keras_resnets.models.files import save_model as save_model
+    from keras_resnets.models.loading import WeightsWarning as WeightsWarning
     from keras_resnets.models.loading import save_weights as save_weights
     from keras_resnets.models.resnet import PlainNet18 as PlainNet18
     from keras_resnets.models.resnet import PlainNet20 as PlainNet20
@@ -113,6 +114,7 @@ _HOMES = {
     "Preprocessing": "keras_resnets.preprocessing",
     "Weights": "keras_resnets.weights",
     "WeightsError": "keras_resnets.weights",
+    "WeightsWarning": "keras_resnets.models.loading",
 }
 _SUBPACKAGES = ("data", "export", "models", "serving", "training", "weights")
 

@@ -103,6 +103,8 @@ def constructor(
         describe(made, None, None, Architecture(model, chosen))
         if source:
             load_source(made, source)
+        if input_tensor is not None and all(input_tensor is not tensor for tensor in made.inputs):
+            made.preprocessing = None  # layers of the caller's stand in front: what they take is theirs to know
         return made
 
     create.__name__ = create.__qualname__ = info.constructor

@@ -39,7 +39,10 @@ class WeightsWarning(UserWarning):
 
 
 class Source(NamedTuple):
-    """A weights file, the variant that it is for (None: unknown, or there are none), and its ledger record."""
+    """A weights file, the variant that it is for (None: unknown, or there are none), and its ledger record.
+
+    A record's file is downloaded when it is loaded: when the network stands.
+    """
 
     path: Path
     variant: str | None
@@ -47,7 +50,7 @@ class Source(NamedTuple):
 
 
 def find_source(model: str, weights: str | Path | None, variant: str | None) -> Source | None:
-    """Where the `weights` of a constructor come from; downloads those of the ledger.
+    """Where the `weights` of a constructor come from.
 
     Raises:
         WeightsError: when they cannot be had, or belong to another variant than the one asked for.
@@ -67,7 +70,7 @@ def find_source(model: str, weights: str | Path | None, variant: str | None) -> 
             f"{record.name if record else path} are weights of the variant {own!r}, and variant={variant!r} was asked "
             "for: equal shapes, other strides or constants; leave variant= out"
         )
-    return Source(download(record) if record else path, own, record)
+    return Source(path, own, record)
 
 
 def _is_path(weights: str | Path) -> bool:
@@ -118,7 +121,7 @@ def save_weights(model: Any, path: str | Path, naming: str = ZOO) -> Path:
 
     Raises:
         ValueError: for another naming or suffix.
-        WeightsError: when the model is none of this package, or none that timm and torchvision have.
+        WeightsError: when the model is none of this package, or is a variant that timm and torchvision do not have.
     """
     if naming not in (ZOO, *DIALECTS):
         raise ValueError(f"naming must be one of {', '.join((ZOO, *DIALECTS))}, not {naming!r}")
@@ -161,8 +164,10 @@ def load_source(model: Any, source: Source) -> None:
     """Fill a model, and attach the preprocessing and class names that belong to the weights.
 
     Raises:
-        WeightsError: when the file is unreadable or of another network; the model is unchanged then.
+        WeightsError: when the file cannot be had or read, or is of another network; the model is unchanged then.
     """
+    if source.record:
+        source = source._replace(path=download(source.record))
     label = source.record.name if source.record else str(source.path)
     if source.path.name.endswith(".weights.h5"):
         _load_keras_weights(model, source.path)
