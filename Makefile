@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-train test test-all test-jax check format readme benchmark-export clean
+.PHONY: help demo demo-train test test-all test-jax check format readme benchmark-build benchmark-export clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -43,6 +43,10 @@ format: $(INSTALLED) ## let ruff format and fix
 
 readme: $(INSTALLED) ## write the README's tables of models and weights anew
 	$(BIN)/python tests/readme_tables.py
+
+benchmark-build: $(INSTALLED) ## time the construction of the thousand-layer networks
+	$(BIN)/python benchmarks/build.py --model resnet1202
+	$(BIN)/python benchmarks/build.py --model resnet1001v2
 
 benchmark-export: $(INSTALLED) ## time ONNX exports against Keras's own exporter
 	$(BIN)/python benchmarks/export_onnx.py

@@ -11,23 +11,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from paired import cores, in_turn, medians, write_result
 from rich.console import Console
 from rich.table import Table
 
 CONTENDERS = ("keras_resnets", "keras")
-RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "numpy")
 
 
@@ -65,14 +60,6 @@ def one_image(model: Any) -> Any:
     return np.ones((1, *model.input_shape[1:]), np.float32)
 
 
-def run(contender: str, name: str) -> dict[str, float]:
-    """Measure in a new process."""
-    command = [sys.executable, __file__, "--measure", contender, "--model", name]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    row: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return row
-
-
 def main() -> None:
     """Run the contenders in turn, print the medians, write the result file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -83,19 +70,13 @@ def main() -> None:
     if options.measure:
         measure(options.measure, options.model)
         return
-    rows: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
     console = Console()
     with console.status("measuring") as status:
-        for number in range(options.rounds):
-            for name in CONTENDERS:
-                status.update(f"round {number + 1} of {options.rounds}: {name}")
-                rows[name].append(run(name, options.model))
-    medians = {
-        name: {key: statistics.median(row[key] for row in runs) for key in runs[0]} for name, runs in rows.items()
-    }
-    ours, theirs = (medians[name] for name in CONTENDERS)
+        rows = in_turn(__file__, CONTENDERS, ["--model", options.model], options.rounds, status.update)
+    figures = medians(rows)
+    ours, theirs = (figures[name] for name in CONTENDERS)
     table = Table("exporter", "seconds", "peak memory", "added by the export", "nodes", title=options.model)
-    for name, row in medians.items():
+    for name, row in figures.items():
         table.add_row(
             name,
             f"{row['seconds']:.1f}",
@@ -106,28 +87,9 @@ def main() -> None:
     console.print(table)
     ratio = theirs["seconds"] / ours["seconds"]
     console.print(f"medians of {options.rounds}; Keras's exporter takes {ratio:.1f} times as long")
-    cores = len(os.sched_getaffinity(0))
-    RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / f"export_{options.model}_cpu{cores}_tf{version('tensorflow')}_keras{version('keras')}.json"
-    conditions = {
-        "machine": f"{platform.system()} {platform.machine()}, {cores} cores",
-        "processor": processor(),
-        "python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
-        "order": "in turn, each run in a process of its own",
-    }
-    result = {"conditions": conditions, "median": medians, "ratio_seconds": ratio, "runs": rows}
-    file.write_text(json.dumps(result, indent=2) + "\n")
+    name = f"export_{options.model}_cpu{cores()}_tf{version('tensorflow')}_keras{version('keras')}"
+    file = write_result(name, PACKAGES, rows, ratio_seconds=ratio)
     console.print(f"wrote {file}")
-
-
-def processor() -> str:
-    """The processor's name as Linux gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 if __name__ == "__main__":

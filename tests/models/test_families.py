@@ -82,9 +82,16 @@ def test_a_dropped_residual_is_dropped_for_whole_images_and_kept_in_the_mean():
 @pytest.mark.parametrize("rate", [-0.1, 1, 1.5, "half", None, True])
 @pytest.mark.parametrize(
     ("name", "option"),
-    [("resnet20", "drop_path_rate"), ("wrn16_8", "dropout_rate"), ("vgg11", "dropout_rate"), ("vit_ti16", "dropout_rate"),
-     ("densenetbc100_12", "dropout_rate"), ("resnet20", "dropout_rate"), ("vit_ti16", "drop_path_rate")],
-)  # fmt: skip
+    [
+        ("resnet20", "drop_path_rate"),
+        ("resnet20", "dropout_rate"),
+        ("wrn16_8", "dropout_rate"),
+        ("vgg11", "dropout_rate"),
+        ("densenetbc100_12", "dropout_rate"),
+        ("vit_ti16", "drop_path_rate"),
+        ("vit_ti16", "dropout_rate"),
+    ],
+)
 def test_rates_that_are_no_probabilities_are_refused(name, option, rate):
     with pytest.raises(ValueError, match=rf"{option} must be a number in \[0, 1\)"):
         create_model(name, input_shape=(32, 32, 3), **{option: rate})
