@@ -1,7 +1,9 @@
 """to_bundle: nothing is written that is not proven."""
 
+import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -222,3 +224,6 @@ def test_the_whole_registry_exports_with_parity(name, tmp_path):
     size = model.input_shape[1:3]
     bundle = to_bundle(model, tmp_path / "b", preprocessing=Preprocessing.preset("torch", size))
     bundle.check()
+    shutil.rmtree(tmp_path / "b")  # all of them are 15 GB
+    del model
+    gc.collect()

@@ -206,13 +206,14 @@ def test_update_batch_norm_sets_the_statistics_of_the_data():
         pytest.param("resnet1202", marks=pytest.mark.slow),
     ],
 )
-def test_deep_networks_build_save_and_load_at_python_s_own_recursion_limit(name, tmp_path):
+def test_deep_networks_build_clone_save_and_load_at_python_s_own_recursion_limit(name, tmp_path):
     """In a process of its own, where nothing has raised the limit before."""
     code = f"""
 import sys
 assert sys.getrecursionlimit() == 1000
-import keras_resnets
+import keras, keras_resnets
 model = keras_resnets.create_model({name!r}, input_shape=(8, 8, 1))
+assert keras.models.clone_model(model).count_params() == model.count_params()
 keras_resnets.save_model(model, {str(tmp_path / "m.keras")!r})
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
