@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from keras_resnets.models import create_model, model_info
-from keras_resnets.models.files import load_model
+from keras_resnets.models.files import load_model, parse_card, read_card
 from keras_resnets.models.loading import SUFFIXES
-from keras_resnets.models.tensors import Stored, read_h5, read_safetensors
+from keras_resnets.models.tensors import UNREADABLE, Stored, read_h5, read_safetensors
 from keras_resnets.models.torch_names import DIALECTS, torch_modules
 from keras_resnets.weights import WeightsError
 
@@ -64,14 +63,16 @@ def _contents(path: Path) -> tuple[str | None, dict[str, Any], Mapping[str, Stor
         return None, {}, {}
     if path.suffix == ".h5":
         return None, {}, read_h5(path)
-    if path.suffix == ".keras":
-        return None, {}, {}
-    file = read_safetensors(path)
+    tensors: Mapping[str, Stored] = {}
     try:
-        architecture = json.loads(file.metadata.get("keras_resnets", "{}")).get("architecture") or {}
-        return architecture.get("model"), dict(architecture.get("options") or {}), file.tensors
-    except (ValueError, AttributeError) as error:
-        raise WeightsError(f"{path} has an unreadable description: {error}") from error
+        if path.suffix == ".keras":
+            told = read_card(path).architecture
+        else:
+            tensors, metadata = read_safetensors(path)
+            told = parse_card(metadata.get("keras_resnets", "{}")).architecture
+    except UNREADABLE as error:
+        raise WeightsError(f"{path} cannot be read: {error}") from error
+    return (told.model, told.options, tensors) if told else (None, {}, tensors)
 
 
 def _from_shapes(name: str, tensors: Mapping[str, Stored]) -> dict[str, Any]:
