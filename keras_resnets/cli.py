@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.loads_tensorflow:
             _load_tensorflow_quietly()
-        return int(options.run(options) or 0)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return int(options.run(options) or 0)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -45,6 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"keras-resnets: {error}", file=sys.stderr)
         return 1
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """Ours are written for the user, without the line of code that they come from; others are for programmers."""
+    if category.__module__.startswith("keras_resnets"):
+        print(f"keras-resnets: warning: {message}", file=sys.stderr)
 
 
 def _load_tensorflow_quietly() -> None:

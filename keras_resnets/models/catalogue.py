@@ -120,8 +120,8 @@ _cifar_plain = _Family(
 )
 _v2 = _Family("resnet_v2", "He et al. 2016, arXiv:1603.05027, Section 5", _PRE_ACTIVATION)
 _cifar_v2 = _Family("resnet_v2", "He et al. 2016, arXiv:1603.05027, Table 4", _PRE_ACTIVATION, imagenet=False)
-_resnext = _Family("resnext", "Xie et al. 2017, arXiv:1611.05431, Tables 1 and 7", _RESIDUAL_B)
-_wide = _Family("wide_resnet", "Zagoruyko & Komodakis 2016, arXiv:1605.07146, Section 3.4", _RESIDUAL_B)
+_resnext = _Family("resnext", "Xie et al. 2017, arXiv:1611.05431, Table 1", _RESIDUAL_B)
+_wide = _Family("wide_resnet", "Zagoruyko & Komodakis 2016, arXiv:1605.07146, ImageNet", _RESIDUAL_B)
 _cifar_wide = _Family(
     "wide_resnet",
     "Zagoruyko & Komodakis 2016, arXiv:1605.07146, Table 1",
@@ -130,7 +130,7 @@ _cifar_wide = _Family(
 )
 _se = _Family("se_resnet", "Hu et al. 2018, arXiv:1709.01507, Table 1", _RESIDUAL_B)
 _bag = _Family("resnet_d", "He et al. 2018, arXiv:1812.01187, Figure 2", _RESIDUAL_B)
-_rs = _Family("resnet_rs", "Bello et al. 2021, arXiv:2103.07579, Section 4", _RESIDUAL_B)
+_rs = _Family("resnet_rs", "Bello et al. 2021, arXiv:2103.07579", _RESIDUAL_B)
 _dense = _Family("densenet", "Huang et al. 2017, arXiv:1608.06993, Table 1", (_VARIANTS_DENSE, _DROPOUT_DENSE))
 _cifar_dense = _Family(
     "densenet", "Huang et al. 2017, arXiv:1608.06993, Table 2", (_VARIANTS_DENSE, _DROPOUT_DENSE), imagenet=False

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 from keras_resnets.models import REGISTRY, ModelInfo
 from keras_resnets.models.files import Architecture, describe
 from keras_resnets.models.layers import Face, variables_at_the_end
-from keras_resnets.models.loading import find_source, load_source
+from keras_resnets.models.loading import find_source, load_source, warn_of_unknown_variant
 
 Row = TypeVar("Row")
 InputShape = tuple[int | None, int | None, int]
@@ -21,13 +21,13 @@ _DOC = """{title}
 
     Args:
         include_top: with the classifier; without it the output is the last feature map, or see `pooling`.
-        weights: None (random), a tag of `keras_resnets.list_weights({name!r})` ("imagenet" is the best one), or
-            the path of a `.safetensors`, `.weights.h5`, `.h5` or `.keras` file of the same network. They bring
+        weights: None (random), a record or tag of `keras_resnets.list_weights({name!r})` ("imagenet" is the best
+            one), or the path of a `.safetensors`, `.weights.h5`, `.h5` or `.keras` file of the same network. They bring
             the model's `preprocessing` and `labels` along. What cannot fit (another number of classes,
             channels or pixels) stays random, and a WeightsWarning says so.
         input_tensor: a Keras tensor [batch, height, width, channels] to build on.
         input_shape: (height, width, channels), None for a side of any size. Default {shape}.
-        pooling: without the top: None for the {features}, "avg" or "max" for a vector [batch, features].
+        pooling: without the top: None for the {features}, "avg" or "max" for a vector [batch, features]{of}.
         classes: number of classes.
         classifier_activation: activation of the classifier; None gives logits.
         name: the model's name.
@@ -92,15 +92,19 @@ def constructor(
         **given: Any,
     ) -> Any:
         if unknown := sorted(set(given) - set(own)):
-            raise TypeError(f"{info.constructor} has no argument {unknown[0]!r}; see help(keras_resnets.{model})")
+            raise TypeError(
+                f"{info.constructor} has no argument {unknown[0]!r}; see help(keras_resnets.{info.constructor})"
+            )
         chosen = {**own, **given}
         source = find_source(model, weights, chosen.get("variant"))
+        if source and source.variant is None and own.get("variant", "") is None and chosen["variant"] is None:
+            warn_of_unknown_variant(source, model, options["variant"])
         if "variant" in chosen and chosen["variant"] is None:
             chosen["variant"] = (source and source.variant) or options["variant"]
         face = Face(include_top, input_tensor, input_shape, pooling, classes, classifier_activation, name)
         with variables_at_the_end():
             made = build(table[model], face, **chosen)
-        describe(made, None, None, Architecture(model, chosen))
+        describe(made, None, None, Architecture(model, chosen, _plain_face(face, made)))
         if source:
             load_source(made, source)
         if input_tensor is not None and all(input_tensor is not tensor for tensor in made.inputs):
@@ -112,6 +116,18 @@ def constructor(
     create.__doc__ = _document(info)
     create.__signature__ = _signature(create, own)  # type: ignore[attr-defined]
     return create
+
+
+def _plain_face(face: Face, model: Any) -> dict[str, Any]:
+    """The shared arguments as JSON types, to build the same network again."""
+    activation = face.classifier_activation
+    return {
+        "include_top": bool(face.include_top),
+        "input_shape": tuple(model.inputs[0].shape[1:]),
+        "pooling": face.pooling,
+        "classes": int(face.classes),
+        "classifier_activation": activation if isinstance(activation, (str, type(None))) else "softmax",
+    }
 
 
 def _signature(create: Callable[..., Any], options: Mapping[str, Any]) -> inspect.Signature:
@@ -130,6 +146,7 @@ def _document(info: ModelInfo) -> str:
         shape=info.input_shape,
         options="\n".join(f"        {key}: {text}." for key, text in info.options),
         features="class token and patches" if tokens else "feature map",
+        of=" of the patches" if tokens else "",
         features_shape="[batch, 1 + patches, features]" if tokens else "a feature map [batch, height, width, features]",
     )
 

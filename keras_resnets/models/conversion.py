@@ -32,7 +32,7 @@ class Binding(NamedTuple):
     variables: tuple[Any, ...]
     pack: Callable[[Sequence[Array]], Array]
     unpack: Callable[[Array], Sequence[Array]]
-    resize: Callable[[Array], Array] | None = None  # from another input size, where `is_square_grid`
+    grid: tuple[int, int] | None = None  # of position embeddings: rows and columns of patches
 
     def read(self) -> Array:
         """The stored form of the variables' values."""
@@ -97,7 +97,7 @@ def _pair(
     empty = [np.broadcast_to(np.float32(0), tuple(v.shape)) for v in variables]
     pair = Binding(key, layer.name, pack(empty).shape, tuple(variables), pack, unpack)
     if isinstance(layer, _tokens_layer()) and len(pair.shape) == 3 and pair.shape[1] > 1:
-        return pair._replace(resize=lambda array: resize_positions(array, layer.grid))
+        return pair._replace(grid=tuple(layer.grid))
     return pair
 
 
@@ -115,11 +115,11 @@ def _torch(layer: Any, module: str, dialect: str, convolutions: Sequence[str]) -
             pack, unpack = _kernel(layer, dialect, module in convolutions)
         else:
             pack, unpack = (lambda a: a[0]), (lambda a: [a])
-        pairs.append(_pair(f"{module}.{_ROLES[role]}", layer, (variable,), pack, unpack))
+        pairs.append(_pair(f"{module}.{ROLES[role]}", layer, (variable,), pack, unpack))
     return pairs
 
 
-_ROLES = {
+ROLES = {
     "kernel": "weight",
     "bias": "bias",
     "gamma": "weight",
@@ -204,17 +204,30 @@ def is_square_grid(shape: tuple[int, ...]) -> bool:
     return side <= 256 and side * side == shape[1] - 1
 
 
-def resize_positions(stored: Array, grid: tuple[int, int]) -> Array:
-    """Position embeddings of another square grid, interpolated (bicubic, antialiased; Dosovitskiy et al., 3.2).
+def stored_grid(shape: tuple[int, ...], told: tuple[int, int] | None) -> tuple[int, int] | None:
+    """The grid that position embeddings of a shape are of: the one that their file tells, else a square."""
+    if told and len(shape) == 3 and shape[1] == 1 + told[0] * told[1]:
+        return told
+    return (side := math.isqrt(shape[1] - 1), side) if is_square_grid(shape) else None
+
+
+def resize_positions(stored: Array, grid: tuple[int, int], told: tuple[int, int] | None = None) -> Array:
+    """Position embeddings of another grid, interpolated (bicubic, antialiased; Dosovitskiy et al., 3.2).
 
     Args:
-        stored: [1, 1 + patches, width] of an `is_square_grid`, the class token's first.
+        stored: [1, 1 + patches, width], the class token's first.
         grid: (rows, columns) of patches wanted.
+        told: the stored ones' grid; None for a square.
+
+    Raises:
+        ValueError: when the stored ones are no square, and `told` is not theirs.
 
     Returns:
         [1, 1 + rows · columns, width].
     """
-    side = math.isqrt(stored.shape[1] - 1)
-    token, patches = stored[:, :1], stored[:, 1:].reshape(1, side, side, -1)
+    own = stored_grid(stored.shape, told)
+    if own is None:
+        raise ValueError(f"position embeddings {list(stored.shape)} are of no square grid")
+    token, patches = stored[:, :1], stored[:, 1:].reshape(1, *own, -1)
     resized = keras.ops.image.resize(patches, grid, "bicubic", antialias=True, data_format="channels_last")
     return np.concatenate([token, keras.ops.convert_to_numpy(resized).reshape(1, -1, stored.shape[2])], axis=1)

@@ -66,6 +66,7 @@ def build(net: Net, face: Face, *, variant: str, dropout_rate: float = 0.0) -> A
     allow_depth(2 * sum(net.depths))
     imagenet = len(net.depths) == 4
     inputs = image_input(face, (224, 224, 3) if imagenet else (32, 32, 3))
+    _check_sides(inputs, len(net.depths) - 1, 4 if imagenet else 1)
     kernel, strides = (7, 2) if imagenet else (3, 1)
     x = conv(inputs, net.stem, kernel, "conv1_conv", strides=strides)
     if imagenet:
@@ -78,6 +79,13 @@ def build(net: Net, face: Face, *, variant: str, dropout_rate: float = 0.0) -> A
     x = layers.BatchNormalization(epsilon=row.epsilon, momentum=row.momentum, name="bn")(x)
     x = layers.ReLU(name="relu")(x)
     return finish(x, inputs, face)
+
+
+def _check_sides(inputs: Any, transitions: int, stem: int) -> None:
+    """Each transition halves the sides, which the stem has divided, and rounds down."""
+    least = (2**transitions - 1) * stem + 1
+    if any(side is not None and side < least for side in inputs.shape[1:3]):
+        raise ValueError(f"this DenseNet needs sides of {least} or more, not {tuple(inputs.shape[1:3])}")
 
 
 def _layer(x: Any, growth: int, name: str, row: Variant, dropout: float) -> Any:

@@ -23,10 +23,11 @@ _CARD = "keras_resnets.json"  # an extra member of the archive, which plain Kera
 
 
 class Architecture(NamedTuple):
-    """Which network of the registry a model is, and its constructor's own options."""
+    """Which network of the registry a model is, its constructor's own options, and the arguments that all share."""
 
     model: str
     options: dict[str, Any]
+    face: dict[str, Any]  # include_top, input_shape, pooling, classes, classifier_activation
 
 
 class Card(NamedTuple):
@@ -110,10 +111,11 @@ def _texts(values: Any) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _architecture(model: str, options: dict[str, Any]) -> Architecture:
+def _architecture(model: str, options: dict[str, Any], face: dict[str, Any]) -> Architecture:
     if not isinstance(model, str) or not isinstance(options.get("variant", ""), (str, type(None))):
         raise ValueError("names of model and variant are texts")
-    return Architecture(model, dict(options))
+    shape = face.get("input_shape")
+    return Architecture(model, dict(options), {**face, "input_shape": shape and tuple(shape)})
 
 
 def read_card(path: Path) -> Card:

@@ -47,7 +47,9 @@ def image_input(face: Face, default_shape: tuple[int, int, int]) -> Any:
         return layers.Input(shape=shape, name=f"{face.name}_input")
     if not keras.utils.is_keras_tensor(face.input_tensor):
         raise ValueError(f"input_tensor must be a Keras tensor, not {type(face.input_tensor).__name__}")
-    _checked_shape(tuple(face.input_tensor.shape[1:]), default_shape)
+    own = _checked_shape(tuple(face.input_tensor.shape[1:]), default_shape)
+    if face.input_shape is not None and shape != own:
+        raise ValueError(f"input_shape {shape} contradicts input_tensor, which is {own}: give one of them")
     return face.input_tensor
 
 

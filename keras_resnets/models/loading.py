@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +18,17 @@ import numpy as np
 from keras_resnets import labels as names
 from keras_resnets.atomic import atomic_file
 from keras_resnets.models import model_info
-from keras_resnets.models.conversion import KERAS, ZOO, Array, Binding, bindings, is_square_grid, own_layers
+from keras_resnets.models.conversion import (
+    KERAS,
+    ROLES,
+    ZOO,
+    Array,
+    Binding,
+    bindings,
+    own_layers,
+    resize_positions,
+    stored_grid,
+)
 from keras_resnets.models.files import Architecture, Card, card, describe, load_model, parse_card, read_card
 from keras_resnets.models.tensors import (
     UNREADABLE,
@@ -26,11 +38,13 @@ from keras_resnets.models.tensors import (
     read_safetensors,
     write_safetensors,
 )
-from keras_resnets.models.torch_names import DIALECTS, HEAD, torch_modules, torch_variant
+from keras_resnets.models.torch_names import DIALECTS, HEAD, has_one_variant, same_variant, torch_modules, torch_variant
 from keras_resnets.preprocessing import Preprocessing
 from keras_resnets.weights import Weights, WeightsError, download, find_weights
 
 SUFFIXES = (".safetensors", ".weights.h5", ".h5", ".keras")
+_VARIABLES = {*ROLES, "class_token", "position_embedding"}
+_PACKAGE = Path(__file__).parent.parent
 _FOREIGN = (".pth", ".pt", ".bin", ".ckpt", ".npz")  # files, and no tags, but none that are read here
 
 
@@ -49,7 +63,7 @@ class Source(NamedTuple):
     record: Weights | None
 
 
-def find_source(model: str, weights: str | Path | None, variant: str | None) -> Source | None:
+def find_source(model: str, weights: str | Path | Weights | None, variant: str | None) -> Source | None:
     """Where the `weights` of a constructor come from.
 
     Raises:
@@ -57,15 +71,17 @@ def find_source(model: str, weights: str | Path | None, variant: str | None) -> 
     """
     if weights is None:
         return None
-    if not isinstance(weights, (str, Path)):
-        raise WeightsError(f"weights must be None, a tag or the path of a file, not {weights!r}")
-    record = None
-    if _is_path(weights):
-        path, own = Path(weights), _variant_of(Path(weights), model)
+    record, path = None, Path()
+    if isinstance(weights, Weights):
+        record = find_weights(model, weights.name) if weights.model != model else weights
+    elif isinstance(weights, (str, os.PathLike)) and _is_path(weights):
+        path = Path(weights).expanduser()
+    elif isinstance(weights, str) and weights:
+        record = find_weights(model, weights)
     else:
-        record = find_weights(model, str(weights))
-        path, own = Path(), record.variant
-    if variant and own and variant != own:
+        raise WeightsError(f"weights must be None (random), a tag or the path of a file, not {weights!r}")
+    own = record.variant if record else _variant_of(path, model)
+    if variant and own and not same_variant(model, variant, own):
         raise WeightsError(
             f"{record.name if record else path} are weights of the variant {own!r}, and variant={variant!r} was asked "
             "for: equal shapes, other strides or constants; leave variant= out"
@@ -73,8 +89,8 @@ def find_source(model: str, weights: str | Path | None, variant: str | None) -> 
     return Source(path, own, record)
 
 
-def _is_path(weights: str | Path) -> bool:
-    return isinstance(weights, Path) or weights.endswith((*SUFFIXES, *_FOREIGN)) or "/" in weights or "\\" in weights
+def _is_path(weights: str | os.PathLike[str]) -> bool:
+    return not isinstance(weights, str) or weights.endswith((*SUFFIXES, *_FOREIGN)) or "/" in weights or "\\" in weights
 
 
 def _variant_of(path: Path, model: str) -> str | None:
@@ -85,7 +101,7 @@ def _variant_of(path: Path, model: str) -> str | None:
     if path.name.endswith(".weights.h5"):
         return None
     if path.suffix == ".h5":
-        return "keras" if torch_variant(model) else None
+        return _variant_of_h5(path, model)
     told = _card_of(path)
     if told is None:  # timm's or torchvision's
         return torch_variant(model)
@@ -94,6 +110,30 @@ def _variant_of(path: Path, model: str) -> str | None:
     if told.architecture.model != model:  # its tensors may fit all the same: a plain network's, a residual one's
         raise WeightsError(f"{path} are weights of {told.architecture.model}, not of {model}")
     return told.architecture.options.get("variant")
+
+
+def _variant_of_h5(path: Path, model: str) -> str | None:
+    """The published files of keras.applications are its variant; a model saved here as .h5 may be any."""
+    if torch_variant(model) is None:
+        return None
+    tensors = read_h5(path)
+    if "conv1_bn/0" in tensors and "conv1_conv/1" not in tensors and not model.startswith("densenet"):
+        return None  # its convolutions have no biases
+    return "keras"
+
+
+def warn_of_unknown_variant(source: Source, model: str, default: str) -> None:
+    """Say which variant is taken where the file cannot say; equal shapes would make a mistake silent."""
+    if not has_one_variant(model):
+        _warn(f"{source.path} does not say its variant of {model}: taken as {default!r}; pass variant= to be sure")
+
+
+def _warn(text: str) -> None:
+    """Warn at the line of the first caller outside this package."""
+    level, frame = 1, sys._getframe(0)
+    while frame.f_back and Path(frame.f_code.co_filename).is_relative_to(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, WeightsWarning, level)
 
 
 def _card_of(path: Path) -> Card | None:
@@ -141,7 +181,14 @@ def save_weights(model: Any, path: str | Path, naming: str = ZOO) -> Path:
             f"{others[0]} in {model.name} is no layer of {architecture.model}, so a weights file has no name for it; "
             "save the whole with keras_resnets.save_model"
         )
+    if strange := [v.path for v in model.weights if v.path.rsplit("/", 1)[-1] not in _VARIABLES]:
+        raise WeightsError(
+            f"{model.name} has variables that the network itself has not ({strange[0]}): merge LoRA, and save before "
+            "quantizing"
+        )
     tensors = {pair.key: pair.read() for pair in bindings(model, naming, architecture.model)}
+    if integers := [key for key, array in tensors.items() if array.dtype.kind not in "fV"]:
+        raise WeightsError(f"{model.name}: {integers[0]} is quantized; save the weights before quantizing")
     metadata = {"keras_resnets": json.dumps({**card(model), "naming": naming})}
     with atomic_file(path) as draft:
         write_safetensors(tensors, draft, metadata if naming == ZOO else {**metadata, "format": "pt"})
@@ -149,9 +196,9 @@ def save_weights(model: Any, path: str | Path, naming: str = ZOO) -> Path:
 
 
 def _check_has_torch_form(architecture: Architecture) -> None:
-    model, options = architecture
+    model, options, _ = architecture
     expected = torch_variant(model)
-    if expected and options.get("variant") != expected:
+    if expected and not same_variant(model, str(options.get("variant")), expected):
         raise WeightsError(
             f"the variant {options.get('variant')!r} of {model} computes something else than timm and torchvision do; "
             f"only {expected!r} has a form there"
@@ -173,7 +220,7 @@ def load_source(model: Any, source: Source) -> None:
         _load_keras_weights(model, source.path)
         return
     preprocessing, labels = _told(source)
-    complete = _transfer(model, *_open(model, source), label)
+    complete = _transfer(model, *_open(model, source), label, _grid_of(source))
     fits = complete and labels and model.output_shape[1:] == (len(labels),)
     describe(model, preprocessing and _fitted(preprocessing, model), labels if fits else None)
 
@@ -186,16 +233,26 @@ def _told(source: Source) -> tuple[Preprocessing | None, tuple[str, ...] | None]
     return (told.preprocessing, told.labels) if told else (None, None)
 
 
+def _grid_of(source: Source) -> tuple[int, int] | None:
+    """Rows and columns of a Vision Transformer's patches, where the file says for which input it is."""
+    told = _card_of(source.path) if source.path.suffix in (".keras", ".safetensors") else None
+    shape = told.architecture.face.get("input_shape") if told and told.architecture else None
+    return (shape[0] // 16, shape[1] // 16) if shape and None not in shape else None
+
+
 def _load_keras_weights(model: Any, path: Path) -> None:
     check_h5(path)
     before = model.get_weights()
     try:
-        model.load_weights(str(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of layers that keep what they had: all of them do
+            model.load_weights(str(path))
     except UNREADABLE as error:
         model.set_weights(before)  # Keras stops in the middle
+        what = str(error).partition("\n")[0]
         raise WeightsError(
-            f"{path} does not fit {model.name}: {error}. A .weights.h5 file numbers its layers, so the network must be "
-            "the same in everything; .keras and .safetensors files name them"
+            f"{path} does not fit {model.name}: {what[:200]} A .weights.h5 file numbers its layers, so the network "
+            "must be the same in everything, classes and drop_path_rate too; .keras and .safetensors files name them"
         ) from error
 
 
@@ -210,7 +267,7 @@ def _open(model: Any, source: Source) -> tuple[Mapping[str, Stored], list[Bindin
             _check_same_form(model, donor, path)
         return tensors, pairs, heads
     if path.suffix == ".h5":
-        tensors = _classifier_by_shape(read_h5(path), model)
+        tensors = read_h5(path)
         return tensors, bindings(model, KERAS, name), _heads(tensors)
     file, own = read_safetensors(path), _card_of(path)
     if own and own.naming == ZOO:
@@ -251,21 +308,14 @@ def _heads(tensors: Mapping[str, Stored]) -> set[str]:
     return {key for key in tensors if key.partition("/")[0] in HEAD}
 
 
-def _classifier_by_shape(tensors: dict[str, Stored], model: Any) -> dict[str, Stored]:
-    """keras.applications' files call the classifier "predictions", "probs" or "fc1000"."""
-    layers = {key.rpartition("/")[0] for key in tensors}
-    if "predictions" in layers:
-        return tensors
-    unknown = [name for name in layers - {layer.name for layer in model.layers} if len(tensors[f"{name}/0"].shape) == 2]
-    if len(unknown) != 1:
-        return tensors
-    return {
-        (f"predictions/{key.rpartition('/')[2]}" if key.rpartition("/")[0] == unknown[0] else key): value
-        for key, value in tensors.items()
-    }
-
-
-def _transfer(model: Any, tensors: Mapping[str, Stored], pairs: Sequence[Binding], heads: set[str], label: str) -> bool:
+def _transfer(
+    model: Any,
+    tensors: Mapping[str, Stored],
+    pairs: Sequence[Binding],
+    heads: set[str],
+    label: str,
+    grid: tuple[int, int] | None,
+) -> bool:
     """Assign what fits, once it is sure that the rest may differ; whether the classifier was part of it."""
     own = own_layers(model, model.architecture.model)
     first = next((pair.layer for pair in pairs if pair.layer in own), None)
@@ -274,10 +324,11 @@ def _transfer(model: Any, tensors: Mapping[str, Stored], pairs: Sequence[Binding
     wrong = []
     for pair in pairs:
         stored = tensors.get(pair.key)
-        if stored and stored.shape == pair.shape:
+        known = stored and pair.grid and stored_grid(stored.shape, grid)
+        if stored and known and known != pair.grid and stored.shape[-1] == pair.shape[-1]:
+            plan.append((pair, partial(_resized, pair, stored, known)))
+        elif stored and stored.shape == pair.shape:
             plan.append((pair, stored.read))
-        elif stored and _is_resizable(pair, stored):
-            plan.append((pair, partial(_resized, pair, stored)))
         elif _may_differ(pair, stored, first):
             left.setdefault(pair.layer, _difference(pair, stored))
         elif stored or pair.layer in own:  # what stands in front of an input_tensor need not be in the file
@@ -291,7 +342,7 @@ def _transfer(model: Any, tensors: Mapping[str, Stored], pairs: Sequence[Binding
         pair.assign(array)
     if left:
         text = "; ".join(f"{layer} {difference}" for layer, difference in left.items())
-        warnings.warn(f"{label}: not everything fits {model.name}, and stays random: {text}", WeightsWarning, 4)
+        _warn(f"{label}: not everything fits {model.name}, and stays random: {text}")
     return "predictions" in {pair.layer for pair, _ in values}
 
 
@@ -307,13 +358,9 @@ def _read(plan: Sequence[tuple[Binding, Callable[[], Array]]], label: str) -> li
     return values
 
 
-def _is_resizable(pair: Binding, stored: Stored) -> bool:
-    return pair.resize is not None and is_square_grid(stored.shape) and stored.shape[-1] == pair.shape[-1]
-
-
-def _resized(pair: Binding, stored: Stored) -> Array:
-    assert pair.resize is not None
-    return pair.resize(stored.read())
+def _resized(pair: Binding, stored: Stored, known: tuple[int, int]) -> Array:
+    assert pair.grid is not None
+    return resize_positions(stored.read(), pair.grid, known)
 
 
 def _may_differ(pair: Binding, stored: Stored | None, first: str | None) -> bool:

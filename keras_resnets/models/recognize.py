@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_resnets.models import create_model, model_info
-from keras_resnets.models.files import load_model, parse_card, read_card
+from keras_resnets.models.files import Architecture, load_model, parse_card, read_card
 from keras_resnets.models.loading import SUFFIXES
 from keras_resnets.models.tensors import UNREADABLE, Stored, read_h5, read_safetensors
 from keras_resnets.models.torch_names import DIALECTS, torch_modules
@@ -48,31 +48,28 @@ def model_from_weights(
         found = load_model(path)
         if found.architecture is not None and model in (None, found.architecture.model):
             return found
-    name, options, tensors = _contents(path)
-    name = model or name
+    told, tensors = _contents(path)
+    name = model_info(model).name if model else told and told.model
     if name is None:
         raise WeightsError(f"{path} does not say which network it is of: name it (--model, see keras-resnets list)")
-    if model is None:
-        arguments = {**options, **arguments}
-    return create_model(name, weights=path, **{**_from_shapes(model_info(name).name, tensors), **arguments})
+    if told and told.model == name:
+        return create_model(name, weights=path, **{**told.face, **told.options, **arguments})
+    return create_model(name, weights=path, **{**_from_shapes(name, tensors), **arguments})
 
 
-def _contents(path: Path) -> tuple[str | None, dict[str, Any], Mapping[str, Stored]]:
-    """Which network a file says that it is of, with which options, and its tensors."""
+def _contents(path: Path) -> tuple[Architecture | None, Mapping[str, Stored]]:
+    """What a file says that it is of, and its tensors where their names tell shapes."""
     if path.name.endswith(".weights.h5"):
-        return None, {}, {}
+        return None, {}
     if path.suffix == ".h5":
-        return None, {}, read_h5(path)
-    tensors: Mapping[str, Stored] = {}
+        return None, read_h5(path)
     try:
         if path.suffix == ".keras":
-            told = read_card(path).architecture
-        else:
-            tensors, metadata = read_safetensors(path)
-            told = parse_card(metadata.get("keras_resnets", "{}")).architecture
+            return read_card(path).architecture, {}
+        tensors, metadata = read_safetensors(path)
+        return parse_card(metadata.get("keras_resnets", "{}")).architecture, tensors
     except UNREADABLE as error:
         raise WeightsError(f"{path} cannot be read: {error}") from error
-    return (told.model, told.options, tensors) if told else (None, {}, tensors)
 
 
 def _from_shapes(name: str, tensors: Mapping[str, Stored]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""ResNet-RS of Bello et al. 2021, "Revisiting ResNets" (arXiv:2103.07579), Section 4 and Table 7.
+"""ResNet-RS of Bello et al. 2021, "Revisiting ResNets" (arXiv:2103.07579).
 
 ResNet-D with squeeze-and-excitation (a quarter of the channels) and a strided 3×3 in place of the stem's pooling;
 trained with stochastic depth and dropout, whose rates the paper raises with the size.

@@ -1,6 +1,6 @@
-"""ResNeXt of Xie et al. 2017, "Aggregated Residual Transformations" (arXiv:1611.05431), Tables 1 and 7.
+"""ResNeXt of Xie et al. 2017, "Aggregated Residual Transformations" (arXiv:1611.05431), Table 1.
 
-A ResNet whose 3×3 is split into groups, with wider bottlenecks.
+A ResNet whose 3×3 is split into groups, with wider bottlenecks. The paper has 32x4d; 32x8d is torchvision's.
 """
 
 from keras_resnets.models.constructor import constructor

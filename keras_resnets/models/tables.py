@@ -8,7 +8,7 @@ from keras_resnets.models import list_models, model_info
 from keras_resnets.weights import Weights, list_weights
 
 MODEL_COLUMNS = ("name", "constructor", "parameters", "FLOPs", "input", "best weights: top-1, licence", "paper")
-WEIGHTS_COLUMNS = ("weights", "top-1 / top-5 % at pixels (crop)", "licence", "recipe")
+WEIGHTS_COLUMNS = ("weights", "top-1 / top-5 % at pixels (crop)", "licence", "hash", "recipe")
 
 
 def model_rows(names: Iterable[str]) -> list[Sequence[str]]:
@@ -31,14 +31,19 @@ def model_rows(names: Iterable[str]) -> list[Sequence[str]]:
 
 
 def weights_rows(pattern: str = "*") -> list[Sequence[str]]:
-    """One row of WEIGHTS_COLUMNS a record of the ledger."""
-    return [(record.name, results(record), record.license, record.recipe) for record in list_weights(pattern)]
+    """One row of WEIGHTS_COLUMNS a record of the ledger, in the order of the models."""
+    return [
+        (record.name, results(record), record.license, _hash(record), record.recipe)
+        for model in list_models(pattern)
+        for record in list_weights(model)
+    ]
 
 
 def results(record: Weights) -> str:
     """Published accuracies, each with its resolution and crop."""
     return "; ".join(
-        f"{result.top1:.2f} / {f'{result.top5:.2f}' if result.top5 else '–'} at {result.resolution} ({result.crop:g})"
+        f"{result.top1:.2f} / {f'{result.top5:.2f}' if result.top5 else '–'} at {result.resolution} "
+        f"({f'{result.crop:g}' if result.crop else '–'})"
         for result in record.results
     )
 
@@ -57,6 +62,10 @@ def readme_tables() -> dict[str, str]:
         "models": markdown(MODEL_COLUMNS[1:], models, right=(1, 2)),
         "weights": markdown(WEIGHTS_COLUMNS, weights),
     }
+
+
+def _hash(record: Weights) -> str:
+    return record.hash.partition(":")[0] if record.hash else "the hub's"
 
 
 def _best(records: Sequence[Weights]) -> str:

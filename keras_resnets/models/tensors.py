@@ -85,7 +85,20 @@ def read_h5(path: Path) -> dict[str, Stored]:
         raise WeightsError(f"{path}: {error}") from None
     except UNREADABLE as error:
         raise WeightsError(f"{path} is not a readable Keras h5 weights file: {error}") from error
-    return found
+    return _named_classifier(found)
+
+
+def _named_classifier(tensors: dict[str, Stored]) -> dict[str, Stored]:
+    """keras.applications' files call the classifier "predictions", "probs" or "fc1000"."""
+    dense = {key.rpartition("/")[0] for key, stored in tensors.items() if len(stored.shape) == 2}
+    unknown = dense - {"fc1", "fc2", "predictions"}
+    if "predictions" in dense or len(unknown) != 1:
+        return tensors
+    (name,) = unknown
+    return {
+        key.replace(f"{name}/", "predictions/", 1) if key.startswith(f"{name}/") else key: value
+        for key, value in tensors.items()
+    }
 
 
 def _texts(group: Any, attribute: str) -> list[str]:

@@ -19,6 +19,7 @@ HEAD = ("fc1", "fc2", "predictions")  # what include_top=False leaves away
 # Where timm has 1×1 convolutions for dense layers, by family.
 _DENSE_AS_CONVOLUTIONS = {"resnet_v2": ("head.fc",), "vgg": ("pre_logits.fc2",)}
 
+_TWO_CONVOLUTIONS = re.compile(r"(se)?resnet(18|34)d?|plainnet(18|34)|(res|plain)net(20|32|44|56|110|1202)")
 _Rules = tuple[tuple[str, "str | Callable[[re.Match[str]], str]"], ...]
 
 
@@ -28,6 +29,18 @@ def torch_variant(model: str) -> str | None:
     if "variant" not in dict(info.options):
         return None
     return VARIANTS.get(_family(model), "v1.5")
+
+
+def has_one_variant(model: str) -> bool:
+    """Whether a model's variants, but for constants and biases, are one: where the stride has one place to be."""
+    return "variant" not in dict(model_info(model).options) or (
+        _family(model) not in ("resnet_v2", "densenet") and _TWO_CONVOLUTIONS.fullmatch(model) is not None
+    )
+
+
+def same_variant(model: str, one: str, other: str) -> bool:
+    """Whether two variants of a model compute the same: "v1.5" and "paper" do in blocks of two convolutions."""
+    return one == other or (has_one_variant(model) and {one, other} == {"v1.5", "paper"})
 
 
 def torch_modules(model: str, layers: Sequence[str], dialect: str) -> dict[str, str]:

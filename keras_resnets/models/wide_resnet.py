@@ -1,7 +1,7 @@
 """Wide residual networks of Zagoruyko and Komodakis 2016 (arXiv:1605.07146).
 
 CIFAR networks WRN-depth-width, Table 1: pre-activation blocks, with dropout between their convolutions.
-ImageNet networks, Section 3.4: ResNet-50 and -101 with bottlenecks twice as wide.
+ImageNet networks: ResNet-50 (the paper's) and -101 (torchvision's) with bottlenecks twice as wide.
 """
 
 from keras_resnets.models import resnet, resnet_v2

@@ -71,7 +71,11 @@ def _reason(error: BaseException) -> str:
         return _STATUS.get(status, f"the host answers HTTP {status}. Try again later.")
     for happened, text in (
         (_disk_full, "the disk is full, or a quota is reached. Free some space and try again."),
-        (_unreachable, "the host cannot be reached. Check the network and the proxy settings, or name a mirror."),
+        (
+            _unreachable,
+            "the host cannot be reached. Check the network and the proxy settings, or name a mirror "
+            "(HF_ENDPOINT, KERAS_RESNETS_KERAS_URL).",
+        ),
         (_timed_out, "the host does not answer, or no longer. Try again, or wait longer (HF_HUB_DOWNLOAD_TIMEOUT)."),
         (_broken_off, "the connection broke off before the file was complete. Try again."),
         (_mismatched, f"it is damaged, or not the file that was published ({error}). Try again, or take others."),

@@ -316,7 +316,7 @@ def _keras(model: str, folder: str, md5: str, preset: str, license_: str, score:
         variant=None if model.startswith("vgg") else "keras",
         naming="keras",
         license=license_,
-        results=(Result(*score, DEFAULT_RESOLUTION, 0.875),),
+        results=(Result(*score, DEFAULT_RESOLUTION, None),),
         recipe=RECIPES["keras_in1k"],
         preprocessing=Preprocessing.preset(preset, DEFAULT_RESOLUTION, 256),
         page=_KERAS_PAGE,

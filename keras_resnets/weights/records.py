@@ -23,13 +23,13 @@ class Result:
     Args:
         top1, top5: accuracy in percent; None where it was not published.
         resolution: height and width of the input, in pixels.
-        crop: the input's share of the resized image's shorter side.
+        crop: the input's share of the resized image's shorter side; None where it was not published.
     """
 
     top1: float
     top5: float | None
     resolution: int
-    crop: float
+    crop: float | None
 
 
 @dataclass(frozen=True)

@@ -64,3 +64,27 @@ def test_jax_and_tensorflow_give_the_same_logits(name, jax, seeds, agreement, tm
     assert np.isfinite(expected).all()
     found = jax(name, side, tmp_path / "logits.npy")
     assert agreement(expected, found) < 1e-4
+
+
+def test_weights_and_models_save_and_load_on_jax(tmp_path):
+    code = """
+import sys, numpy as np, keras, keras_resnets as k
+assert keras.backend.backend() == "jax"
+for name, shape in (("resnet18", (32, 32, 3)), ("vit_ti16", (32, 32, 3))):
+    model = k.create_model(name, input_shape=shape, classes=3)
+    images = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
+    expected = np.asarray(model(images))
+    k.save_model(model, f"{sys.argv[1]}/{name}.keras")
+    assert np.array_equal(np.asarray(k.load_model(f"{sys.argv[1]}/{name}.keras")(images)), expected)
+    for naming in ("zoo", "timm", "torchvision"):
+        file = k.save_weights(model, f"{sys.argv[1]}/{name}_{naming}.safetensors", naming)
+        again = k.create_model(name, input_shape=shape, classes=3, weights=file)
+        assert np.array_equal(np.asarray(again(images)), expected), naming
+larger = k.ViT_Ti16(input_shape=(64, 64, 3), classes=3, weights=f"{sys.argv[1]}/vit_ti16_timm.safetensors")
+assert larger.get_layer("tokens").position_embedding.shape == (1, 17, 192)
+"""
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -227,7 +227,7 @@ def test_positions_of_the_same_grid_stay_and_those_of_another_keep_the_token():
     ("name", "options", "message"),
     [
         ("resnet18", {"variant": "keras"}, "'keras' of resnet18"),
-        ("resnet18", {"variant": "paper"}, "'paper' of resnet18"),
+        ("resnet50", {"variant": "paper"}, "'paper' of resnet50"),
         ("resnet18v2", {"variant": "keras"}, "only 'paper'"),
         ("densenetbc100_12", {"variant": "keras"}, "only 'paper'"),
         ("resnet18", {"shortcut": "A"}, "shortcut='A'"),

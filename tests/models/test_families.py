@@ -201,6 +201,22 @@ def test_vgg_says_which_inputs_it_cannot_take():
     assert keras_resnets.VGG11(include_top=False, input_shape=(None, None, 3)).output_shape == (None, None, None, 512)
 
 
+def test_a_dense_network_says_how_small_its_images_may_be():
+    with pytest.raises(ValueError, match="sides of 29 or more"):
+        keras_resnets.DenseNet121(input_shape=(28, 64, 3))
+    with pytest.raises(ValueError, match="sides of 4 or more"):
+        keras_resnets.DenseNetBC100_12(input_shape=(8, 3, 3))
+    assert keras_resnets.DenseNetBC100_12(include_top=False, input_shape=(4, 4, 3)).output_shape[1:3] == (1, 1)
+    assert keras_resnets.DenseNet121(include_top=False, input_shape=(29, 29, 3)).output_shape[1:3] == (1, 1)
+
+
+def test_an_input_shape_beside_an_input_tensor_must_be_its_own():
+    images = keras.Input((32, 32, 3))
+    keras_resnets.ResNet20(input_tensor=images, input_shape=(32, 32, 3))
+    with pytest.raises(ValueError, match="contradicts input_tensor"):
+        keras_resnets.ResNet20(input_tensor=images, input_shape=(64, 64, 3))
+
+
 @pytest.mark.parametrize(("name", "branches"), [("seresnet18", 8), ("vit_ti16", 24), ("wrn16_8", 6)])
 def test_damping_reaches_the_last_weights_of_a_branch(name, branches):
     model = create_model(name, input_shape=(32, 32, 3), drop_path_rate=0.1)

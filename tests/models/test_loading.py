@@ -1,6 +1,7 @@
 """What the argument weights=... of a constructor takes, adapts, warns of and refuses."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 import json
@@ -18,6 +19,7 @@ from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 import keras_resnets
 from keras_resnets import Preprocessing, load_model, save_model, save_weights
 from keras_resnets.labels import imagenet
+from keras_resnets.models import conversion
 from keras_resnets.models.conversion import bindings
 from keras_resnets.models.files import describe
 from keras_resnets.models.loading import Source, WeightsWarning, load_source
@@ -374,11 +376,11 @@ def refused(weights, *messages, name="resnet20", **arguments):
         ("model.pth", "resnet20", "a weights file ends in .safetensors"),
         ("pytorch_model.bin", "resnet20", "a weights file ends in .safetensors"),
         ("a9_in1k", "resnet50", "'a9_in1k' are not known of resnet50; did you mean "),
-        ("", "resnet50", 'it has "imagenet" (the best of them) and '),
+        ("", "resnet50", r"weights must be None (random), a tag or the path of a file, not ''"),
         ("imagenet", "resnet20", "there are no pretrained weights of resnet20"),
         ("resnet34.a1_in1k", "resnet18", "are not known of resnet18"),
-        (True, "resnet20", "weights must be None, a tag or the path of a file, not True"),
-        (b"w.h5", "resnet20", "weights must be None, a tag or the path of a file"),
+        (True, "resnet20", "weights must be None (random), a tag or the path of a file, not True"),
+        (b"w.h5", "resnet20", "weights must be None (random), a tag or the path of a file"),
     ],
 )
 def test_weights_that_there_are_not(weights, name, message):
@@ -567,9 +569,64 @@ def test_weights_of_another_network(other, name, way, message, tmp_path, shapes_
 
 @pytest.mark.parametrize("way", ["zoo", "foreign", "keras"])
 def test_weights_of_another_variant_than_was_asked_for(way, tmp_path):
-    path = other_weights(tmp_path, "resnet18", way)
-    arguments = {"name": "resnet18", "include_top": False, "input_shape": INPUTS}
+    path = other_weights(tmp_path, "resnet50", way)
+    arguments = {"name": "resnet50", "include_top": False, "input_shape": INPUTS}
     refused(path, "weights of the variant 'v1.5', and variant='paper' was asked for", variant="paper", **arguments)
+
+
+def test_in_blocks_of_two_convolutions_two_variants_are_one(tmp_path):
+    path = other_weights(tmp_path, "resnet18", "zoo")
+    keras_resnets.ResNet18(include_top=False, input_shape=INPUTS, weights=path, variant="paper")
+    paper = keras_resnets.ResNet18(include_top=False, input_shape=INPUTS, variant="paper")
+    keras_resnets.save_weights(paper, tmp_path / "timm.safetensors", "timm")
+
+
+def test_a_file_that_cannot_say_its_variant_is_warned_of(tmp_path):
+    model = keras_resnets.ResNet50(include_top=False, input_shape=INPUTS, variant="paper")
+    model.save_weights(tmp_path / "w.weights.h5")
+    arguments = {"include_top": False, "input_shape": INPUTS, "weights": tmp_path / "w.weights.h5"}
+    with pytest.warns(WeightsWarning, match=r"does not say its variant of resnet50: taken as 'v1\.5'"):
+        keras_resnets.ResNet50(**arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", WeightsWarning)
+        keras_resnets.ResNet50(variant="paper", **arguments)
+
+
+def test_a_model_saved_as_h5_is_not_taken_for_one_of_keras_applications(tmp_path):
+    model = keras_resnets.ResNet20(input_shape=(8, 8, 3), variant="v1.5")
+    model.save(tmp_path / "own.h5")
+    loaded = keras_resnets.ResNet20(input_shape=(8, 8, 3), weights=tmp_path / "own.h5")
+    assert loaded.architecture.options["variant"] == "v1.5"
+    assert all(np.array_equal(a, b) for a, b in zip(model.weights, loaded.weights, strict=True))
+
+
+def test_a_warning_points_at_the_callers_line(tmp_path):
+    path = keras_resnets.save_weights(keras_resnets.ResNet20(classes=3), tmp_path / "w.safetensors")
+    for build in (keras_resnets.ResNet20, functools.partial(keras_resnets.create_model, "resnet20")):
+        with pytest.warns(WeightsWarning, match="predictions") as caught:
+            build(weights=path)
+        assert caught[0].filename == __file__
+
+
+def test_a_home_folder_and_a_record_are_taken(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    keras_resnets.save_weights(keras_resnets.ResNet20(), tmp_path / "w.safetensors")
+    keras_resnets.ResNet20(weights="~/w.safetensors")
+    record = keras_resnets.list_weights("resnet18")[0]
+    with pytest.raises(WeightsError, match="no pretrained weights of resnet20"):
+        keras_resnets.ResNet20(weights=record)
+
+
+def test_position_embeddings_of_oblong_images_are_interpolated_too(tmp_path):
+    """As many patches in another arrangement are another grid."""
+    wide = keras_resnets.ViT_Ti16(input_shape=(32, 128, 3), classes=3)
+    path = keras_resnets.save_weights(wide, tmp_path / "w.safetensors")
+    stored = np.array(wide.get_layer("tokens").position_embedding)
+    for shape, grid in (((64, 64, 3), (4, 4)), ((128, 32, 3), (8, 2)), ((32, 128, 3), (2, 8))):
+        loaded = keras_resnets.ViT_Ti16(input_shape=shape, classes=3, weights=path)
+        expected = conversion.resize_positions(stored, grid, (2, 8))
+        assert np.allclose(loaded.get_layer("tokens").position_embedding, expected, atol=1e-6)
+        assert np.array_equal(expected, stored) == (grid == (2, 8))
 
 
 def test_the_variant_is_that_of_the_weights(tmp_path):
