@@ -236,6 +236,21 @@ def test_what_cannot_be_exported_says_why(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_paddings_that_mirror(tmp_path):
+    def model(width, mode):
+        inputs = keras.Input((6, 6, 2))
+        padded = keras.ops.pad(inputs, ((0, 0), (width, width), (0, width), (0, 0)), mode=mode)
+        return keras.Model(inputs, keras.layers.Conv2D(3, 3)(padded))
+
+    for width, mode in ((1, "symmetric"), (1, "reflect"), (2, "reflect")):
+        padded = model(width, mode)
+        file = to_onnx(padded, tmp_path / f"{mode}{width}.onnx")
+        expected = np.asarray(padded(noise(padded, 2)))
+        assert np.abs(run(file, noise(padded, 2)) - expected).max() <= 1e-5 * np.abs(expected).max()
+    with pytest.raises(ExportError, match="symmetric padding by more than one pixel"):
+        to_onnx(model(2, "symmetric"), tmp_path / "m.onnx")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
