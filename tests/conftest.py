@@ -5,13 +5,29 @@ import os
 # Before anything loads TensorFlow.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import importlib.util
 import shutil
+from pathlib import Path
 
 import pytest
 
 from keras_resnets import Preprocessing
 
 COLOURS = ("red", "green", "blue")
+
+
+@pytest.fixture(scope="session")
+def neighbour():
+    """Gives a module of the tests by its path in this folder."""
+
+    def load(file):
+        path = Path(__file__).parent / file
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture(scope="session")

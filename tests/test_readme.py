@@ -1,6 +1,5 @@
 """The README: its code runs, its commands parse, its numbers and links are right."""
 
-import importlib.util
 import os
 import re
 import shlex
@@ -24,14 +23,6 @@ def blocks(language):
     return [code for opened, code in zip(parts[1::4], parts[2::4], strict=True) if opened == language]
 
 
-def neighbour(file):
-    """A module of the tests: importlib mode does not let them import each other."""
-    spec = importlib.util.spec_from_file_location(Path(file).stem, ROOT / "tests" / file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 # The stand-in for the hub cannot have the bytes whose hash the ledger knows.
 UNPINNED = """
 import dataclasses
@@ -41,7 +32,7 @@ ledger.LEDGER = tuple(dataclasses.replace(record, hash=None, revision=None) for 
 
 
 @pytest.fixture
-def hub(tmp_path):
+def hub(tmp_path, neighbour):
     """The environment of a program whose hub is on this machine, with the weights that the README names."""
     import keras_resnets
 
@@ -87,7 +78,7 @@ def test_every_make_target_exists():
     assert {"demo", "test"} <= asked <= targets
 
 
-def test_the_tables_are_those_of_the_registry_and_the_ledger():
+def test_the_tables_are_those_of_the_registry_and_the_ledger(neighbour):
     assert neighbour("readme_tables.py").renewed(README) == README
 
 

@@ -1,8 +1,6 @@
 """Helpers of the model tests, as fixtures: importlib mode does not let tests import each other."""
 
-import importlib.util
 from contextlib import contextmanager
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -10,12 +8,9 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def seeds():
+def seeds(neighbour):
     """The module seeded.py, which the golden values were made with."""
-    spec = importlib.util.spec_from_file_location("seeded", Path(__file__).parent / "seeded.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return neighbour("models/seeded.py")
 
 
 @pytest.fixture(scope="session")
@@ -25,12 +20,9 @@ def agreement():
 
 
 @pytest.fixture(scope="session")
-def torch_seeds():
+def torch_seeds(neighbour):
     """The module seeded_torch.py, which the golden logits were made with."""
-    spec = importlib.util.spec_from_file_location("seeded_torch", Path(__file__).parent / "seeded_torch.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return neighbour("models/seeded_torch.py")
 
 
 @pytest.fixture(scope="session")

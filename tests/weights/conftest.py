@@ -2,9 +2,7 @@
 
 import dataclasses
 import hashlib
-import importlib.util
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +11,9 @@ from keras_resnets.weights import find_weights
 
 
 @pytest.fixture(scope="session")
-def stand_in():
-    """The module hub.py: importlib mode does not let tests import each other."""
-    spec = importlib.util.spec_from_file_location("hub", Path(__file__).parent / "hub.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def stand_in(neighbour):
+    """The module hub.py."""
+    return neighbour("weights/hub.py")
 
 
 @pytest.fixture(scope="session")
