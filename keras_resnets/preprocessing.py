@@ -154,11 +154,23 @@ class Preprocessing:
         Raises:
             ImageError: when it cannot be read as an image.
         """
-        picture = _as_picture(image)
-        if 0 in picture.size:
-            raise ImageError(f"an image without pixels: {picture.width}×{picture.height}")
-        picture = _converted(picture, "L" if self.channels == 1 else "RGB")
-        return np.asarray(self._fit(picture)).reshape(*self.size, self.channels)
+        return np.asarray(self._fit(self._decoded(image))).reshape(*self.size, self.channels)
+
+    def uncropped(self, image: ImageLike, shorter: int | None = None) -> NDArray[np.uint8]:
+        """Decode and resize one image as `pixels` does, but keep all of it.
+
+        Args:
+            image: as for `pixels`.
+            shorter: its shorter side in pixels; by default `resize`, and `size` where that is None.
+
+        Returns:
+            uint8 [height, width, channels], RGB or grey; it keeps its proportions unless `size` decides.
+
+        Raises:
+            ImageError: when it cannot be read as an image, or would exceed 25 million pixels.
+        """
+        picture = self._scaled(self._decoded(image), self.resize if shorter is None else shorter)
+        return np.asarray(picture).reshape(picture.height, picture.width, self.channels)
 
     def normalize(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
         """uint8 pixels [..., channels] as the network's float32 input of the same shape."""
@@ -180,19 +192,32 @@ class Preprocessing:
             return np.empty((0, *self.size, self.channels), np.float32)
         return self.normalize(np.stack(rows))
 
+    def _decoded(self, image: ImageLike) -> Image.Image:
+        picture = _as_picture(image)
+        if 0 in picture.size:
+            raise ImageError(f"an image without pixels: {picture.width}×{picture.height}")
+        return _converted(picture, "L" if self.channels == 1 else "RGB")
+
     def _fit(self, picture: Image.Image) -> Image.Image:
         """Resize and crop, with the roundings of torchvision, whose protocol published accuracies follow."""
+        picture = self._scaled(picture, self.resize)
+        height, width = self.size
+        if picture.size == (width, height):
+            return picture
+        left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
+        return picture.crop((left, top, left + width, top + height))
+
+    def _scaled(self, picture: Image.Image, shorter: int | None) -> Image.Image:
+        """The picture with a shorter side of so many pixels; None: with the sides of `size`."""
         height, width = self.size
         method = _RESAMPLING[self.interpolation]
-        if self.resize is None:
+        if shorter is None:
             return picture if picture.size == (width, height) else picture.resize((width, height), method)
-        shorter = min(picture.size)
-        sides = (self.resize * picture.width // shorter, self.resize * picture.height // shorter)
+        least = min(picture.size)
+        sides = (shorter * picture.width // least, shorter * picture.height // least)
         if sides[0] * sides[1] > MAX_PIXELS:
-            raise ImageError(f"{picture.width}×{picture.height}, resized to {self.resize}, exceeds 25 million pixels")
-        picture = picture.resize(sides, method)
-        left, top = round((sides[0] - width) / 2), round((sides[1] - height) / 2)
-        return picture.crop((left, top, left + width, top + height))
+            raise ImageError(f"{picture.width}×{picture.height}, resized to {shorter}, exceeds 25 million pixels")
+        return picture.resize(sides, method)
 
 
 _PRESETS: dict[str, dict[str, Any]] = {

@@ -412,3 +412,17 @@ def test_arrays_that_are_no_image(array, message):
 def test_a_picture_without_pixels(resize):
     with pytest.raises(ImageError, match="without pixels"):
         Preprocessing((4, 4), resize=resize).pixels(Image.new("RGB", (0, 4)))
+
+
+def test_an_uncropped_image_is_what_the_crop_is_taken_from():
+    photo = Image.fromarray(noise(60, 90, 3))
+    torch = Preprocessing.preset("torch", 32, 40)
+    whole = torch.uncropped(photo)
+    assert whole.shape == (40, 60, 3)
+    assert np.array_equal(whole[4:36, 14:46], torch.pixels(photo))
+    assert np.array_equal(whole, np.asarray(photo.resize((60, 40), Image.Resampling.BILINEAR)))
+    assert torch.uncropped(photo, 20).shape == (20, 30, 3)
+    assert np.array_equal(SMALL.uncropped(photo), SMALL.pixels(photo))
+    assert GREY.uncropped(photo, 10).shape == (10, 15, 1)
+    with pytest.raises(ImageError, match="exceeds 25 million"):
+        SMALL.uncropped(Image.new("L", (1_000_000, 1)), 256)
