@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from keras_resnets.preprocessing import Preprocessing
 
@@ -14,9 +16,31 @@ class DataError(ValueError):
     """Data that is missing, corrupt or unknown; the message names the file."""
 
 
+Picture: TypeAlias = "Image.Image | NDArray[np.uint8]"
+
+
+class Samples(Protocol):
+    """Images and their classes, wherever they are: in memory (`Split`), in files or in records (`EncodedSplit`)."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """int64 [number]."""
+
+    def take(self, rows: NDArray[np.int64]) -> Samples:
+        """The rows with these numbers."""
+
+    def image(self, row: int) -> Picture:
+        """One image, as `Preprocessing` takes it; a DataError names one that cannot be read."""
+
+    def name(self, row: int) -> str:
+        """How an error calls the image: "train/cat/3.jpg", "shard-00001.tfrecord, record 17"."""
+
+
 @dataclass(frozen=True)
 class Split:
-    """Some images and their classes.
+    """Some images and their classes, in memory.
 
     Args:
         images: uint8 [number, height, width, channels].
@@ -33,25 +57,34 @@ class Split:
         """The rows with these numbers."""
         return Split(self.images[rows], self.labels[rows])
 
+    def image(self, row: int) -> NDArray[np.uint8]:
+        """One image, uint8 [height, width, channels]."""
+        return self.images[row]
+
+    def name(self, row: int) -> str:
+        """How an error calls the image."""
+        return f"image {row}"
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in memory.
+    """A data set.
 
     Args:
         name: its name in `load_dataset`.
         train, test: its splits.
         validation: images taken out of `train` by `hold_out`; None before that.
         class_names: one a class.
-        preprocessing: normalises with the training images' mean and standard deviation.
+        preprocessing: what its images go through; small images are normalised with the training images' mean and
+            standard deviation.
     """
 
     name: str
-    train: Split
-    test: Split
+    train: Samples
+    test: Samples
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
-    validation: Split | None = None
+    validation: Samples | None = None
 
     def hold_out(self, number: int) -> Dataset:
         """Move `number` training images to a validation split, the same ones every time.
