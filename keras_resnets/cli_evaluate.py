@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keras_resnets.data import Dataset
-    from keras_resnets.training.evaluation import Evaluation
+    from keras_resnets.data.dataset import Dataset, Samples
+    from keras_resnets.training.figures import Evaluation
     from keras_resnets.training.scorers import Scorer
 
 _MODEL, _RECIPE, _BUNDLE, _SAVED_MODEL = "model.keras", "recipe.json", "bundle.json", "saved_model.pb"
@@ -67,7 +67,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         from keras_resnets.cli import _load_tensorflow_quietly
 
         _load_tensorflow_quietly()
-    from keras_resnets.training.evaluate import Protocol, evaluate
+    from keras_resnets.training.evaluation import Protocol, evaluate
 
     Protocol(options.crops, scales, options.flip)  # before data and network are loaded
     data, split = _data(options)
@@ -147,7 +147,7 @@ def _form(options: argparse.Namespace) -> str:
     return "name"
 
 
-def _data(options: argparse.Namespace) -> tuple[Dataset, Any]:
+def _data(options: argparse.Namespace) -> tuple[Dataset, Samples]:
     """The data set and its split, with the images held out that a run's recipe held out."""
     from keras_resnets.data import load_dataset
 
@@ -158,7 +158,7 @@ def _data(options: argparse.Namespace) -> tuple[Dataset, Any]:
     data = load_dataset(name)
     if name == recipe.get("data") and recipe.get("validation") and data.validation is None:
         data = data.hold_out(recipe["validation"])
-    split = getattr(data, options.split)
+    split: Samples | None = getattr(data, options.split)
     if split is None:
         raise ValueError(
             f"{name} has no {options.split} images of its own"

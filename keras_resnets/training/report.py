@@ -9,19 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from rich.table import Table
 
 from keras_resnets.atomic import atomic_file
+from keras_resnets.data.dataset import Samples
 from keras_resnets.extras import extra
-from keras_resnets.training.evaluate import image_of
-from keras_resnets.training.evaluation import Evaluation
+from keras_resnets.preprocessing import Preprocessing
+from keras_resnets.training.figures import Evaluation
 
 EVALUATION, PER_CLASS, CONFUSION, ERRORS = "evaluation.json", "per_class.csv", "confusion.png", "errors.png"
 _COUNTED, _DRAWN = 20, 50  # classes up to which a matrix shows its counts, and up to which it is drawn
 _PAIRS = 30
 _GRID = (3, 8)  # rows and columns of mistakes
-_THUMBNAIL = 192  # pixels
+_THUMBNAIL = 192  # pixels of the shorter side
 _DPI = 120
 
 
@@ -51,7 +53,7 @@ def _percent(rate: float) -> str:
     return f"{rate:.1%}" if rate >= 0 else "–"  # NaN: nothing divided by nothing
 
 
-def write_report(evaluation: Evaluation, split: Any, folder: str | Path, facts: Mapping[str, Any]) -> list[Path]:
+def write_report(evaluation: Evaluation, split: Samples, folder: str | Path, facts: Mapping[str, Any]) -> list[Path]:
     """Write evaluation.json, per_class.csv, confusion.png and, where there are mistakes, errors.png.
 
     Args:
@@ -158,15 +160,17 @@ def _pairs(evaluation: Evaluation, plt: Any) -> Any:
     axis.bar_label(bars, [f"{pair.images}  ({pair.share:.0%})" for pair in pairs], padding=3, fontsize=8)
     axis.set_yticks(range(len(pairs)), names, fontsize=8)
     axis.invert_yaxis()
-    axis.margins(x=0.12)
+    axis.margins(x=0.12, y=0.01)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_xlabel("images (share of the true class)")
     axis.set_title("most frequent mistakes: true class → predicted" if pairs else "no mistakes", fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
+    if not pairs:
+        axis.set_axis_off()
     return figure
 
 
-def draw_errors(evaluation: Evaluation, split: Any, file: str | Path) -> bool:
+def draw_errors(evaluation: Evaluation, split: Samples, file: str | Path) -> bool:
     """Draw the most confident mistakes with truth and prediction; returns whether there are any.
 
     Without one there is no picture, and an older one is removed.
@@ -179,42 +183,41 @@ def draw_errors(evaluation: Evaluation, split: Any, file: str | Path) -> bool:
     plt = pyplot()
     columns = min(_GRID[1], len(chosen))
     rows = -(-len(chosen) // columns)
-    size = (max(1.55 * columns, 4.5), 2.05 * rows + 0.5)
+    size = (max(1.55 * columns, 4.5), 1.95 * rows + 0.5)
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, number in zip(axes.flat, chosen, strict=False):
-        _draw_image(axis, image_of(split, int(evaluation.rows[number])))
+        axis.imshow(_thumbnail(split.image(int(evaluation.rows[number]))), interpolation="nearest")
         truth, predicted = (
             _short(evaluation.labels[row[number]]) for row in (evaluation.truths, evaluation.predictions)
         )
-        axis.set_title(f"{truth}\n→ {predicted} {evaluation.confidences[number]:.0%}", fontsize=8)
+        axis.set_title(f"{truth}\n→ {predicted} ({evaluation.confidences[number]:.0%})", fontsize=8)
     figure.suptitle(
         f"{len(wrong):,} of {evaluation.images:,} images wrong"
         + ("; the most confident mistakes" if len(wrong) > len(chosen) else "")
-        + ": true class → prediction and its probability",
+        + (": " if columns > 3 else "\n")
+        + "true class → prediction (its probability)",
         fontsize=10,
     )
     _save(figure, file, plt)
     return True
 
 
-def _draw_image(axis: Any, image: Any) -> None:
-    if isinstance(image, Image.Image):
-        image = image.convert("L" if image.mode in ("1", "L") else "RGB")
-        image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    pixels = np.asarray(image)
-    grey = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
-    axis.imshow(grey, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+def _thumbnail(image: Any) -> NDArray[np.uint8]:
+    """RGB [height, width, 3], whole and upright, small images in their own pixels."""
+    sides = image.size if isinstance(image, Image.Image) else image.shape[:2]
+    return Preprocessing((1, 1)).uncropped(image, min(_THUMBNAIL, *sides))
 
 
-def _short(label: str, length: int = 16) -> str:
+def _short(label: str, length: int = 18) -> str:
     # A dollar sign would begin a formula.
     text = label if len(label) <= length else f"{label[: length - 1].rstrip()}…"
     return text.replace("$", r"\$")
 
 
 def _save(figure: Any, file: str | Path, plt: Any) -> None:
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # inches
     try:
         with atomic_file(file) as draft:
             figure.savefig(draft, dpi=_DPI)
