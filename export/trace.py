@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_resnets.extras import extra
-from keras_resnets.models.layers import last_layer
+from keras_resnets.models.layers import last_layer, linear_head, squashes
 
 from .errors import ExportError
 
@@ -71,37 +71,10 @@ def interface(model: Any) -> Interface:
     return Interface((None, *shape[1:]), _output_kind(model))
 
 
-@contextmanager
-def linear_head(model: Any) -> Iterator[bool]:
-    """Let a model that ends in softmax or sigmoid give its logits; yields whether it does."""
-    last = last_layer(model)
-    if not _squashes(last):
-        yield False
-    elif isinstance(last, keras.layers.Softmax):
-        object.__setattr__(last, "call", lambda inputs, mask=None: inputs)
-        try:
-            yield True
-        finally:
-            object.__delattr__(last, "call")
-    else:
-        activation = last.activation
-        last.activation = keras.activations.linear
-        try:
-            yield True
-        finally:
-            last.activation = activation
-
-
-def _squashes(layer: Any) -> bool:
-    """Whether a layer ends in softmax or sigmoid."""
-    squashing = (keras.activations.softmax, keras.activations.sigmoid)
-    return isinstance(layer, keras.layers.Softmax) or getattr(layer, "activation", None) in squashing
-
-
 def _output_kind(model: Any) -> str:
     """What the numbers mean, by the last layer: softmax or sigmoid give probabilities, a linear Dense logits."""
     last = last_layer(model)
-    if _squashes(last):
+    if squashes(last):
         return "probabilities"
     if isinstance(last, keras.layers.Dense) and last.activation is keras.activations.linear:
         return "logits"

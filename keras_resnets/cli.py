@@ -8,13 +8,12 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from keras_resnets import __version__
+from keras_resnets.cli_evaluate import add_evaluate
+from keras_resnets.cli_train import add_train
 from keras_resnets.cli_weights import add_weights, read_shape
-
-if TYPE_CHECKING:
-    from keras_resnets.training import Recipe
 
 _EPILOG = """examples:
   keras-resnets list "resnet*v2"              the models whose names match
@@ -31,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for an error, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
-        if options.loads_tensorflow:
+        if options.loads_tensorflow and not getattr(options, "only_shows", False):
             _load_tensorflow_quietly()
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -95,7 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_list(commands)
     _add_info(commands)
     add_weights(commands, _command)
-    for add in (_add_train, _add_export, _add_predict, _add_doctor, _add_demo):
+    add_train(commands, _command)
+    add_evaluate(commands, _command)
+    for add in (_add_export, _add_predict, _add_doctor, _add_demo):
         add(commands)
     return parser
 
@@ -170,63 +171,6 @@ def _info(options: argparse.Namespace) -> int:
     for name, value in rows.items():
         print(f"  {name:14} {value}")
     return 0
-
-
-_RECIPE_OPTIONS: dict[str, Any] = {
-    "model": str, "data": str, "epochs": int, "batch_size": int, "learning_rate": float, "schedule": str,
-    "warmup_epochs": float, "momentum": float, "nesterov": bool, "weight_decay": float, "label_smoothing": float,
-    "pad": int, "flip": bool, "validation": int, "sync_batch_norm": bool, "seed": int,
-}  # fmt: skip
-
-
-def _add_train(commands: Any) -> None:
-    parser = _command(
-        commands, "train", _train, "train a model with a recipe",
-        "  keras-resnets train --recipe digits\n"
-        "  keras-resnets train --recipe fashion_mnist --model resnet56 --epochs 20 --out runs/resnet56\n"
-        "  keras-resnets train --recipe fashion_mnist --validation 5000     choose on held-out images\n"
-        "  keras-resnets train --recipe digits --model plainnet20 --strategy mirrored",
-        loads_tensorflow=True,
-    )  # fmt: skip
-    parser.add_argument("--recipe", default="digits", help="digits (default) or fashion_mnist")
-    parser.add_argument("--out", help="folder of the run (default: runs/RECIPE)")
-    parser.add_argument(
-        "--strategy", default="auto", help="auto (default), single, or mirrored over this machine's GPUs"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
-    group = parser.add_argument_group("fields of the recipe, each overrides it (see keras_resnets.training.Recipe)")
-    for name, kind in _RECIPE_OPTIONS.items():
-        flag = f"--{name.replace('_', '-')}"
-        if kind is bool:
-            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None)
-        else:
-            group.add_argument(flag, type=kind, default=None, metavar=kind.__name__.upper())
-
-
-def _train(options: argparse.Namespace) -> int:
-    import json
-
-    from keras_resnets import training
-
-    out = Path(options.out or Path("runs") / options.recipe)
-    recipe = _recipe(options)
-    print(f"{recipe.model} on {recipe.data}, {recipe.epochs} epochs, into {out}")
-    training.train(recipe, out, strategy=options.strategy, overwrite=options.overwrite)
-    test = json.loads((out / "evaluation.json").read_text())["test"]
-    print(f"test accuracy {test['accuracy']:.2%}, loss {test['loss']:.4f}")
-    print(f"next: keras-resnets export {out} BUNDLE")
-    return 0
-
-
-def _recipe(options: argparse.Namespace) -> Recipe:
-    from dataclasses import replace
-
-    from keras_resnets.training import RECIPES
-
-    if options.recipe not in RECIPES:
-        raise ValueError(f"unknown recipe {options.recipe!r}; there are {', '.join(RECIPES)}")
-    given = {name: getattr(options, name) for name in _RECIPE_OPTIONS if getattr(options, name) is not None}
-    return replace(RECIPES[options.recipe](), **given)
 
 
 def _add_export(commands: Any) -> None:

@@ -138,6 +138,33 @@ def last_layer(model: Any) -> Any:
     return last_layer(last) if getattr(last, "outputs", None) and isinstance(last, keras.Model) else last
 
 
+@contextmanager
+def linear_head(model: Any) -> Iterator[bool]:
+    """Let a model that ends in softmax or sigmoid give its logits; yields whether it does."""
+    last = last_layer(model)
+    if not squashes(last):
+        yield False
+    elif isinstance(last, keras.layers.Softmax):
+        object.__setattr__(last, "call", lambda inputs, mask=None: inputs)
+        try:
+            yield True
+        finally:
+            object.__delattr__(last, "call")
+    else:
+        activation = last.activation
+        last.activation = keras.activations.linear
+        try:
+            yield True
+        finally:
+            last.activation = activation
+
+
+def squashes(layer: Any) -> bool:
+    """Whether a layer ends in softmax or sigmoid."""
+    squashing = (keras.activations.softmax, keras.activations.sigmoid)
+    return isinstance(layer, keras.layers.Softmax) or getattr(layer, "activation", None) in squashing
+
+
 def finish(x: Any, inputs: Any, face: Face, dropout_rate: float = 0.0) -> Any:
     """The head (classifier, pooled features or a feature map) and the model."""
     if face.include_top:

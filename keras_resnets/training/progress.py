@@ -23,10 +23,11 @@ class ProgressBar(keras.callbacks.Callback):
         epochs: of the run.
         steps: an epoch.
         batch_size: images a step.
+        done: steps that earlier processes did.
         console: where to print; by default the terminal's standard error.
     """
 
-    def __init__(self, epochs: int, steps: int, batch_size: int, console: Console | None = None) -> None:
+    def __init__(self, epochs: int, steps: int, batch_size: int, done: int = 0, console: Console | None = None) -> None:
         super().__init__()
         self.epochs, self.steps, self.batch_size = epochs, steps, batch_size
         self.console = console or Console(stderr=True)
@@ -36,24 +37,27 @@ class ProgressBar(keras.callbacks.Callback):
             TextColumn("{task.fields[note]}"),
             console=self.console,
         )  # fmt: skip
-        self._task = self._bar.add_task("training", total=epochs * steps, rate=0.0, note="")
+        self._task = self._bar.add_task("training", total=epochs * steps, completed=done, rate=0.0, note="")
         self._read = self._began = time.monotonic()
+        self._done = self._first = done
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._bar.start()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._bar.update(self._task, description=f"epoch {epoch + 1}/{self.epochs}")
-        self._began = time.monotonic()
+        self._began, self._first = time.monotonic(), self._done
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._bar.advance(self._task)
         now = time.monotonic()
+        # The number of the epoch's step: several may have gone by.
+        self._done += batch + 1 - self._done % self.steps
         if logs and now - self._read > _REFRESH:
             self._read = now
             note = f"loss {float(logs['loss']):.4f}  accuracy {float(logs['accuracy']):.4f}"
-            rate = (batch + 1) * self.batch_size / (now - self._began)
+            rate = (self._done - self._first) * self.batch_size / (now - self._began)
             self._bar.update(self._task, rate=rate, note=note)
+        self._bar.update(self._task, completed=self._done)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         row = logs or {}

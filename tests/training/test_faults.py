@@ -1,0 +1,190 @@
+"""A run that is killed, whenever and wherever, ends as one that never was: the same bits."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from keras_resnets.training import TrainingError
+from keras_resnets.training.checkpoint import (
+    CheckpointWarning,
+    list_checkpoints,
+    read_checkpoint,
+    read_newest,
+    write_checkpoint,
+)
+
+KILLING = Path(__file__).parent / "killing.py"
+
+
+class Runner:
+    """The process that starts runs and kills them."""
+
+    def __init__(self):
+        self.process = subprocess.Popen(
+            [sys.executable, str(KILLING)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __call__(self, *command):
+        print(json.dumps([str(part) if isinstance(part, Path) else part for part in command]), file=self.process.stdin)
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        assert line, "the runner ended"
+        return json.loads(line)
+
+
+@pytest.fixture(scope="module")
+def runner():
+    running = Runner()
+    yield running
+    running.process.stdin.close()
+    running.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def unharmed(runner, tmp_path_factory):
+    """A run that was never killed, and its seconds."""
+    folder, began = tmp_path_factory.mktemp("runs") / "unharmed", time.monotonic()
+    assert runner(folder, "") == 0
+    return folder, time.monotonic() - began
+
+
+def same(folder, other):
+    """Weights, optimizer state, history and result are the same bits."""
+    for name in ("history.json", "evaluation.json", "recipe.json"):
+        assert (folder / name).read_bytes() == (other / name).read_bytes(), name
+    mine, theirs = (list_checkpoints(run)[-1] for run in (folder, other))
+    assert mine.name == theirs.name
+    mine, theirs = read_checkpoint(mine), read_checkpoint(theirs)
+    assert mine.arrays.keys() == theirs.arrays.keys()
+    assert any("momentum" in name for name in mine.arrays)
+    assert any(name.startswith("average/") for name in mine.arrays)
+    assert any(name.startswith("model/") and name.endswith("/state") for name in mine.arrays)  # a seed generator
+    for name, array in mine.arrays.items():
+        assert array.tobytes() == theirs.arrays[name].tobytes(), name
+    for a, b in zip(saved_weights(folder), saved_weights(other), strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+def saved_weights(folder):
+    with zipfile.ZipFile(folder / "model.keras") as archive, archive.open("model.weights.h5") as file:
+        arrays = []
+        with h5py.File(file) as stored:
+            stored.visititems(lambda _, item: arrays.append(item[()]) if isinstance(item, h5py.Dataset) else None)
+    assert len(arrays) > 90
+    return arrays
+
+
+def phases():
+    text = KILLING.read_text()
+    inside = text[text.index("PHASES = {") : text.index("\n}\n")]
+    return [line.split('"')[1] for line in inside.splitlines() if line.startswith('    "')]
+
+
+@pytest.mark.parametrize("phase", phases())
+def test_killed_in_every_phase(runner, unharmed, tmp_path, phase):
+    folder = tmp_path / "run"
+    assert runner(folder, phase) == -signal.SIGKILL
+    assert runner(folder, "") == 0
+    same(folder, unharmed[0])
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments(runner, unharmed, tmp_path):
+    reference, seconds = unharmed
+    chance, kills, number = random.Random(0), 0, 0
+    folder = tmp_path / "0"
+    while kills < 20:
+        code = runner(folder, chance.uniform(0, seconds), signal.SIGKILL)
+        if code == -signal.SIGKILL:
+            kills += 1
+            continue
+        assert code == 0
+        same(folder, reference)
+        number += 1
+        folder = tmp_path / str(number)
+    if runner(folder, "") == 0:  # an error, where the last kill hit a run that had ended
+        same(folder, reference)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_saves_and_exits_with_the_code_to_requeue_on(runner, unharmed, tmp_path, name):
+    reference, seconds = unharmed
+    folder = tmp_path / "run"
+    assert runner(folder, 0.7 * seconds, getattr(signal, name)) == os.EX_TEMPFAIL
+    assert list_checkpoints(folder)
+    assert runner(folder, "") == 0
+    same(folder, reference)
+
+
+def position(epoch, step=0):
+    return {"epoch": epoch, "step": step, "history": [{"loss": 0.25}]}
+
+
+ARRAYS = {"w": np.arange(12, dtype=np.float32).reshape(3, 4), "n": np.array(7, np.int64), "e": np.zeros((0, 2))}
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path):
+    write_checkpoint(tmp_path, ARRAYS, position(1, 2))
+    found = read_newest(tmp_path)
+    assert found.position == position(1, 2)
+    assert found.arrays.keys() == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+        assert np.array_equal(found.arrays[name], array)
+        assert found.arrays[name].dtype == array.dtype
+
+
+def test_no_checkpoint_is_none(tmp_path):
+    assert read_newest(tmp_path) is None
+
+
+def test_the_newest_two_are_kept(tmp_path):
+    for epoch, step in ((0, 5), (0, 10), (1, 0), (10, 0)):
+        write_checkpoint(tmp_path, ARRAYS, position(epoch, step))
+    assert [read_checkpoint(file).position["epoch"] for file in list_checkpoints(tmp_path)] == [1, 10]
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "empty", "text", "position"])
+def test_a_damaged_newest_one_gives_way_to_the_one_before(tmp_path, damage):
+    for epoch in (1, 2):
+        write_checkpoint(tmp_path, ARRAYS, position(epoch))
+    newest = list_checkpoints(tmp_path)[-1]
+    data = bytearray(newest.read_bytes())
+    if damage == "bit":
+        data[-5] ^= 1
+    elif damage == "position":
+        data = data.replace(b"0.25", b"0.75")
+    else:
+        data = {"cut": data[:-40], "empty": b"", "text": b"not a checkpoint, although long enough"}[damage]
+    newest.write_bytes(bytes(data))
+    with pytest.warns(CheckpointWarning, match=r"epoch00002.*is damaged.*the one before"):
+        assert read_newest(tmp_path).position["epoch"] == 1
+    list_checkpoints(tmp_path)[0].write_bytes(b"")
+    with pytest.warns(CheckpointWarning), pytest.raises(TrainingError, match="--overwrite"):
+        read_newest(tmp_path)
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
+    """The limit of a file's size stands in for the disk's: the same system call fails."""
+    write_checkpoint(tmp_path, ARRAYS, position(1))
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(TrainingError, match=r"could not be written.*epoch00001.*Make room"):
+            write_checkpoint(tmp_path, {"w": np.zeros(1_000_000)}, position(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert read_newest(tmp_path).position["epoch"] == 1
+    assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == [list_checkpoints(tmp_path)[0].name]
