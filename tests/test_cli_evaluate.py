@@ -113,7 +113,7 @@ def test_tables_and_report(work, tmp_path, capsys):
     out = tmp_path / "report"
     assert main(["evaluate", str(folder / "run"), "--out", str(out)]) == 0
     said = capsys.readouterr()
-    assert "linear on digits, test images: 8×8" in said.out
+    assert "linear on digits, test images: whole images at 8×8" in said.out
     for heading in ("top-1", "95% interval", "top-5", "cross-entropy", "lowest recall", "confusions", "images/s"):
         assert heading in said.out
     assert "wrote per_class.csv, confusion.png, errors.png, evaluation.json into" in said.err

@@ -54,7 +54,7 @@ class Protocol:
         if self.crops == 10 and self.flip:
             raise TrainingError("crops=10 has the mirror images already: leave out flip")
         if any(scale < 1 for scale in self.scales) or len(set(self.scales)) < len(self.scales):
-            raise TrainingError(f"scales must be different lengths in pixels, not {list(self.scales)}")
+            raise TrainingError(f"scales must be different positive lengths in pixels, not {list(self.scales)}")
 
     def describe(self, preprocessing: Preprocessing) -> str:
         """The protocol in words, for a network with this preprocessing."""
@@ -62,10 +62,10 @@ class Protocol:
         mirrored = " and mirrored" if self.flip else ""
         if self.scales:
             return f"whole images, shorter side {', '.join(map(str, self.scales))} pixels{mirrored}, averaged"
-        resized = f" of the image at shorter side {preprocessing.resize}" if preprocessing.resize else ""
-        if self.crops == 10:
-            return f"10 crops of {height}×{width}{resized}, averaged"
-        return f"{'centre crop of ' if resized else ''}{height}×{width}{resized}{mirrored}"
+        if preprocessing.resize is None:
+            return f"whole images at {height}×{width}{mirrored}"
+        views = "10 crops" if self.crops == 10 else "centre crop"
+        return f"{views} of {height}×{width}{mirrored}, shorter side {preprocessing.resize}"
 
     def views(self, preprocessing: Preprocessing, image: ImageLike) -> list[NDArray[np.uint8]]:
         """The views of one image, uint8 [height, width, channels] each.
@@ -276,7 +276,14 @@ def _average(
 
 
 def _probabilities(scorer: Scorer, tensor: NDArray[np.float32]) -> NDArray[np.float64]:
-    scores: NDArray[np.float64] = np.asarray(scorer.score(tensor), np.float64)
+    try:
+        scores: NDArray[np.float64] = np.asarray(scorer.score(tensor), np.float64)
+    except Exception as error:  # the runtimes' exceptions share no other base
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise TrainingError(
+            f"{scorer.name} cannot score {len(tensor)} images of {tensor.shape[1]}×{tensor.shape[2]} ({what}): they "
+            "may be too small for it, or too many for the memory (batch_size)"
+        ) from error
     if scores.shape != (len(tensor), scorer.classes):
         raise TrainingError(
             f"{scorer.name} gives scores {list(scores.shape)} for {len(tensor)} images and {scorer.classes} classes"

@@ -171,6 +171,7 @@ def test_ten_crops_are_corners_centre_and_their_mirror_images():
     assert len(views) == 10
     assert all(np.array_equal(ours, by_hand) for ours, by_hand in zip(views, crops, strict=True))
     assert np.array_equal(views[4], preprocessing.pixels(photo))
+    assert Protocol(crops=10).describe(preprocessing) == "10 crops of 4×4, shorter side 8"
     weights = random.standard_normal((16, 3))
     scorer = Scorer("linear", lambda x: x.reshape(-1, 16) @ weights, (4, 4, 1), 3, "logits", preprocessing)
     found = evaluate(scorer, Album([photo], [2]), crops=10, batch_size=3)
@@ -282,8 +283,8 @@ FOUR = numbered([0, 1, 2, 0])
         ((scorer_with(), FOUR), {"crops": 10, "scales": (8,)}, TrainingError, "two protocols"),
         ((scorer_with(), FOUR), {"crops": 10, "flip": True}, TrainingError, "mirror images already"),
         ((scorer_with(), FOUR), {"crops": 10}, TrainingError, "ten crops need .* resizes straight to 2×2"),
-        ((scorer_with(), FOUR), {"scales": (8, 8)}, TrainingError, "different lengths"),
-        ((scorer_with(), FOUR), {"scales": (0,)}, TrainingError, "different lengths"),
+        ((scorer_with(), FOUR), {"scales": (8, 8)}, TrainingError, "different positive lengths"),
+        ((scorer_with(), FOUR), {"scales": (0,)}, TrainingError, "different positive lengths"),
         ((scorer_with(), FOUR), {"scales": (8,)}, TrainingError, "2×2 pixels alone, .* None"),
         ((scorer_with(), FOUR), {"batch_size": 0}, TrainingError, "batch_size must be at least 1"),
         ((scorer_with(), FOUR), {"limit": 0}, TrainingError, "limit must be at least 1"),
@@ -300,6 +301,13 @@ FOUR = numbered([0, 1, 2, 0])
 def test_what_cannot_be_evaluated_says_why(arguments, options, error, message):
     with pytest.raises(error, match=message):
         evaluate(*arguments, **options)
+
+
+def test_scales_that_are_too_small_for_a_network():
+    model = create_model("densenet121", input_shape=(32, 32, 1), classes=2)
+    describe(model, replace(GREY, size=(32, 32)), None)
+    with pytest.raises(TrainingError, match=r"densenet121 cannot score 1 images of 12×18 .* too small for it"):
+        evaluate(model, Album([Image.new("L", (60, 40))], [0]), scales=(12,))
 
 
 def test_networks_that_give_no_class_scores(tmp_path):
