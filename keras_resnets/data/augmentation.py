@@ -7,7 +7,9 @@ where a run was resumed. The numbers of an epoch are drawn at its start, a row a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +84,7 @@ class Draws:
     """The random numbers of one epoch, a row a sample; None for what is off.
 
     Args:
+        crop_seed: of the crops, which are drawn when the picture's size is known.
         offsets: int32 [number, 2], top and left of the crop from the padded image.
         flips: bool [number].
         operations: int32 [number, operations] of RandAugment.
@@ -89,17 +92,22 @@ class Draws:
         erased: int32 [number, 4] boxes (top, left, height, width); of no size when nothing is erased.
         shares: float32 [number], λ that the first of a pair keeps, by its row.
         exchanged: float32 [number, 2], centre of CutMix's box in shares of the sides; -1 for pairs under mixup.
-        crop_seed: of the crops, which are drawn once the picture's size is known.
     """
 
-    offsets: NDArray[np.int32] | None
-    flips: NDArray[np.bool_] | None
-    operations: NDArray[np.int32] | None
-    signs: NDArray[np.float32] | None
-    erased: NDArray[np.int32] | None
-    shares: NDArray[np.float32] | None
-    exchanged: NDArray[np.float32] | None
     crop_seed: int
+    offsets: Any = None
+    flips: Any = None
+    operations: Any = None
+    signs: Any = None
+    erased: Any = None
+    shares: Any = None
+    exchanged: Any = None
+
+    def mapped(self, function: Callable[[Any], Any]) -> Draws:
+        """The same with each array replaced by `function` of it."""
+        columns = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "crop_seed"}
+        made = {name: None if column is None else function(column) for name, column in columns.items()}
+        return Draws(self.crop_seed, **made)
 
 
 def draw(augmentation: Augmentation, number: int, size: tuple[int, int], seed: int, epoch: int) -> Draws:

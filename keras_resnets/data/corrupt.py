@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from keras_resnets.data.dataset import DataError, Samples
 
 ON_CORRUPT = ("error", "skip")
-_MARK = "keras_resnets: unreadable sample"
-_PATTERN = re.compile(rf"{_MARK}\W+(\d+)")
+MARK = "keras_resnets: unreadable sample"
+_PATTERN = re.compile(rf"{MARK}\W+(\d+)")
 
 
 class CorruptSamples:

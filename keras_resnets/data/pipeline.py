@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from keras_resnets.data.augmentation import Augmentation, Draws, draw
+from keras_resnets.data.batch import finish, normalize, small_changes
 from keras_resnets.data.corrupt import ON_CORRUPT, CorruptSamples, explain
 from keras_resnets.data.dataset import DataError, Samples, Split
+from keras_resnets.data.pictures import reader, sampler
 from keras_resnets.data.plan import Shard, epoch_order, shares, steps_per_epoch
+from keras_resnets.data.randaugment import rand_augment
 from keras_resnets.extras import extra
 from keras_resnets.preprocessing import Preprocessing
 
@@ -74,20 +78,27 @@ def training_batches(
         raise DataError("mixup and cutmix need the number of classes")
     number = len(split)
     bounds = shares(number, batch_size, shard, start=start, drop_last=drop_last)
-    draws = draw(augmentation, number, preprocessing.size, seed, epoch)
-    order = tf.constant(epoch_order(number, seed, epoch))
-    if not isinstance(split, Split):
-        raise NotImplementedError
-    images, labels = tf.constant(split.images), tf.constant(split.labels)
-    size = _common_size(bounds)
+    with tf.device("cpu:0"):  # where tf.data works; on a GPU each batch would fetch them from there
+        draws = draw(augmentation, number, preprocessing.size, seed, epoch).mapped(tf.constant)
+        order, labels = tf.constant(epoch_order(number, seed, epoch)), tf.constant(split.labels)
 
-    def assemble(bound: Any) -> tuple[Any, Any]:
-        rows = tf.ensure_shape(order[bound[0] : bound[1]], [size])
-        pixels = _small_changes(tf.gather(images, rows), rows, draws, augmentation.pad)
-        return _finish(pixels, rows, tf.gather(labels, rows), preprocessing, draws, classes)
+    as_they_are = augmentation.crop == "none" and _as_they_are(split, preprocessing)
+    if as_they_are and augmentation.rand_augment is None:
+        batches = _whole_batches(split, order, bounds)
+    else:
+        read = reader(split, preprocessing, augmentation, draws.crop_seed)
+        skipped = None if on_corrupt == "error" else corrupt or CorruptSamples()
+        sample = sampler(read, order, _shape(preprocessing), split, skipped)
+        if augmentation.rand_augment is not None:
+            sample = _rand_augmented(sample, augmentation.pad, augmentation.rand_augment[1], draws)
+        batches = _grouped(sample, bounds, _shape(preprocessing))
 
-    batches = tf.data.Dataset.from_tensor_slices(bounds).map(assemble, num_parallel_calls=tf.data.AUTOTUNE)
-    return _in_order(batches)
+    def assemble(pixels: Any, rows: Any) -> tuple[Any, Any]:
+        if augmentation.rand_augment is None:
+            pixels = small_changes(pixels, rows, draws, augmentation.pad)
+        return finish(pixels, rows, tf.gather(labels, rows), preprocessing, draws, classes)
+
+    return _in_order(batches.map(assemble, num_parallel_calls=tf.data.AUTOTUNE))
 
 
 def evaluation_batches(
@@ -97,18 +108,88 @@ def evaluation_batches(
     *,
     shard: Shard = Shard(),  # noqa: B008 - frozen
 ) -> Any:
-    """All images in order, unchanged, as a tf.data.Dataset like `training_batches`; the last batch may be smaller."""
-    if not isinstance(split, Split):
-        raise NotImplementedError
+    """All images in order, unchanged, as a tf.data.Dataset like `training_batches`; the last batch may be smaller, and
+    a replica's share of it empty.
+
+    Images that are not of the network's input already go through `Preprocessing.pixels`, in several threads.
+
+    Raises:
+        DataError: when there are no images. One that cannot be read is a TensorFlow error while iterating; `explain`
+            makes a DataError of it.
+    """
     bounds = shares(len(split), batch_size, shard, drop_last=False)
-    images, labels = tf.constant(split.images), tf.constant(split.labels)
+    with tf.device("cpu:0"):
+        order, labels = tf.range(len(split), dtype=tf.int64), tf.constant(split.labels)
+    if _as_they_are(split, preprocessing):
+        batches = _whole_batches(split, order, bounds)
+    else:
+        read = reader(split, preprocessing, Augmentation(), 0)
+        batches = _grouped(sampler(read, order, _shape(preprocessing), split, None), bounds, _shape(preprocessing))
+
+    def assemble(pixels: Any, rows: Any) -> tuple[Any, Any]:
+        return normalize(pixels, preprocessing), tf.gather(labels, rows)
+
+    return _in_order(batches.map(assemble, num_parallel_calls=tf.data.AUTOTUNE))
+
+
+def _as_they_are(split: Samples, preprocessing: Preprocessing) -> bool:
+    """Whether the images are in memory and of the network's input."""
+    return isinstance(split, Split) and split.images.shape[1:] == _shape(preprocessing)
+
+
+def _shape(preprocessing: Preprocessing) -> tuple[int, int, int]:
+    return (*preprocessing.size, preprocessing.channels)
+
+
+def _whole_batches(split: Any, order: Any, bounds: NDArray[np.int64]) -> Any:
+    """Batches of (uint8 pixels, rows), an element a share, taken from memory at once."""
+    with tf.device("cpu:0"):
+        images = tf.constant(split.images)
     size = _common_size(bounds)
 
-    def assemble(bound: Any) -> tuple[Any, Any]:
-        pixels = tf.ensure_shape(images[bound[0] : bound[1]], [size, *images.shape[1:]])
-        return _normalize(pixels, preprocessing), tf.ensure_shape(labels[bound[0] : bound[1]], [size])
+    def take(bound: Any) -> tuple[Any, Any]:
+        rows = tf.ensure_shape(order[bound[0] : bound[1]], [size])
+        return tf.gather(images, rows), rows
 
-    return _in_order(tf.data.Dataset.from_tensor_slices(bounds).map(assemble, num_parallel_calls=tf.data.AUTOTUNE))
+    return tf.data.Dataset.from_tensor_slices(bounds).map(take, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _rand_augmented(
+    sample: Callable[[Any], tuple[Any, Any]], pad: int, magnitude: float, draws: Draws
+) -> Callable[[Any], tuple[Any, Any]]:
+    """`sample`, followed by all changes up to RandAugment, which takes one image at a time."""
+
+    def changed(position: Any) -> tuple[Any, Any]:
+        pixels, row = sample(position)
+        pixels = small_changes(pixels[tf.newaxis], row[tf.newaxis], draws, pad)[0]
+        return rand_augment(pixels, draws.operations[row], draws.signs[row], magnitude), row
+
+    return changed
+
+
+def _grouped(sample: Callable[[Any], tuple[Any, Any]], bounds: NDArray[np.int64], shape: tuple[int, int, int]) -> Any:
+    """The same of what `sample` makes of positions, one by one in parallel.
+
+    Shares of different sizes are filled up to the largest with positions of -1, which cost nothing, and cut.
+    """
+    sizes = bounds[:, 1] - bounds[:, 0]
+    largest = max(int(sizes.max(initial=0)), 1)
+    positions = bounds[:, :1] + np.arange(largest)
+    equal = _common_size(bounds) == largest
+
+    def sample_or_nothing(position: Any) -> tuple[Any, Any]:
+        nothing = tf.zeros(shape, tf.uint8), tf.constant(-1, tf.int64)
+        return tf.cond(position < 0, lambda: nothing, lambda: sample(position))
+
+    if not equal:
+        positions[positions >= bounds[:, 1:]] = -1
+    samples = tf.data.Dataset.from_tensor_slices(positions.reshape(-1))
+    samples = samples.map(sample if equal else sample_or_nothing, num_parallel_calls=tf.data.AUTOTUNE)
+    batches = samples.batch(largest, drop_remainder=True)
+    if equal:
+        return batches
+    cut = tf.data.Dataset.zip(batches, tf.data.Dataset.from_tensor_slices(sizes))
+    return cut.map(lambda batch, size: (batch[0][:size], batch[1][:size]))
 
 
 def _in_order(batches: Any) -> Any:
@@ -123,87 +204,3 @@ def _common_size(bounds: NDArray[np.int64]) -> int | None:
     """The size that all shares have, if they have one."""
     sizes = np.unique(bounds[:, 1] - bounds[:, 0])
     return int(sizes[0]) if len(sizes) == 1 else None
-
-
-def _small_changes(pixels: Any, rows: Any, draws: Draws, pad: int) -> Any:
-    """Crop from the padded images, and mirror."""
-    if draws.offsets is not None:
-        pixels = _crop(pixels, tf.gather(draws.offsets, rows), pad)
-    if draws.flips is not None:
-        mirrored = tf.gather(draws.flips, rows)[:, tf.newaxis, tf.newaxis, tf.newaxis]
-        pixels = tf.where(mirrored, tf.reverse(pixels, [2]), pixels)
-    return pixels
-
-
-def _crop(batch: Any, offsets: Any, pad: int) -> Any:
-    """Each image moved by its own offset, within a border of `pad` zeros."""
-    height, width = batch.shape[1:3]
-    padded = tf.pad(batch, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
-    rows = offsets[:, :1] + tf.range(height)
-    columns = offsets[:, 1:] + tf.range(width)
-    return tf.gather(tf.gather(padded, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1)
-
-
-def _finish(
-    pixels: Any, rows: Any, labels: Any, preprocessing: Preprocessing, draws: Draws, classes: int | None
-) -> tuple[Any, Any]:
-    """uint8 pixels as what the network takes: normalised, erased, mixed."""
-    values = _normalize(pixels, preprocessing)
-    if draws.erased is not None:
-        box = tf.gather(draws.erased, rows)
-        values = tf.where(_inside(box[:, :2], box[:, :2] + box[:, 2:], preprocessing.size), 0.0, values)
-    if draws.shares is None or draws.exchanged is None:
-        return values, labels
-    return _mix(values, tf.one_hot(labels, classes), rows, draws.shares, draws.exchanged, preprocessing.size)
-
-
-def _mix(
-    values: Any,
-    targets: Any,
-    rows: Any,
-    shares: NDArray[np.float32],
-    centres: NDArray[np.float32],
-    size: tuple[int, int],
-) -> tuple[Any, Any]:
-    """Mix the samples 2j and 2j + 1 with each other, by the numbers of the first; an odd last one stays alone.
-
-    MixUp: λ·own + (1 - λ)·other. CutMix: a box of the share 1 - λ of the area, around a centre, comes from the
-    other; what lies outside of the image is cut off, and λ is what is left of the own.
-    """
-    places = tf.range(tf.shape(rows)[0])
-    others = tf.bitwise.bitwise_xor(places, 1)
-    alone = others >= tf.shape(rows)[0]
-    others = tf.where(alone, places, others)
-    first = tf.gather(rows, tf.minimum(places, others))
-    share, centre = tf.gather(shares, first), tf.gather(centres, first)
-    cut = centre[:, :1] >= 0
-    sides = np.asarray(size, np.float32)
-    half = tf.sqrt(1 - share)[:, tf.newaxis] * sides / 2
-    begin = tf.cast(tf.clip_by_value(centre * sides - half, 0, sides), tf.int32)
-    end = tf.cast(tf.clip_by_value(centre * sides + half, 0, sides), tf.int32)
-    left = 1 - tf.reduce_prod(tf.cast(end - begin, tf.float32) / sides, -1)
-    share = tf.where(alone, 1.0, tf.where(cut[:, 0], left, share))[:, tf.newaxis]
-    outside = 1 - tf.cast(_inside(begin, end, size), tf.float32)
-    kept = tf.where(_over_pixels(cut), outside, _over_pixels(share))
-    mixed = kept * values + (1 - kept) * tf.gather(values, others)
-    return mixed, share * targets + (1 - share) * tf.gather(targets, others)
-
-
-def _over_pixels(column: Any) -> Any:
-    """[batch, 1] as [batch, 1, 1, 1]."""
-    return column[:, :, tf.newaxis, tf.newaxis]
-
-
-def _inside(begin: Any, end: Any, size: tuple[int, int]) -> Any:
-    """Whether a pixel lies in its image's box: bool [batch, height, width, 1] for int32 corners [batch, 2]."""
-    rows, columns = tf.range(size[0]), tf.range(size[1])
-    vertical = (rows >= begin[:, :1]) & (rows < end[:, :1])
-    horizontal = (columns >= begin[:, 1:]) & (columns < end[:, 1:])
-    return vertical[:, :, tf.newaxis, tf.newaxis] & horizontal[:, tf.newaxis, :, tf.newaxis]
-
-
-def _normalize(pixels: Any, preprocessing: Preprocessing) -> Any:
-    """Preprocessing.normalize in TensorFlow."""
-    ordered = tf.reverse(pixels, [-1]) if preprocessing.bgr else pixels
-    values = tf.cast(ordered, tf.float32) * np.float32(preprocessing.scale)
-    return (values - np.asarray(preprocessing.mean, np.float32)) / np.asarray(preprocessing.std, np.float32)
