@@ -31,7 +31,7 @@ def add_evaluate(commands: Any, command: Callable[..., argparse.ArgumentParser])
         "  keras-resnets evaluate model.keras --data fashion_mnist --out report\n"
         "  keras-resnets evaluate resnet50 --weights imagenet --data DATA --crops 10\n"
         "  keras-resnets evaluate resnet50 --weights imagenet --data DATA --scales 224,256,384,480,640\n"
-        "  keras-resnets evaluate runs/digits --scales 8,10,12 --limit 100 --json",
+        "  keras-resnets evaluate runs/fashion_mnist --flip --limit 1000 --json",
     )  # fmt: skip
     parser.add_argument(
         "model",

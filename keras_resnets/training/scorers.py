@@ -64,6 +64,8 @@ def keras_scorer(model: Any, *, any_size: bool = False) -> Scorer:
     with extra("tensorflow"):
         import tensorflow as tf
 
+    from keras_resnets.models.layers import last_layer, squashes
+
     shapes = [tuple(tensor.shape) for tensor in (*model.inputs, *model.outputs)]
     if [len(shape) for shape in shapes] != [4, 2] or not _classifies(model):
         raise TrainingError(
@@ -81,7 +83,7 @@ def keras_scorer(model: Any, *, any_size: bool = False) -> Scorer:
         score=lambda images: tf.cast(call(images), tf.float32).numpy(),
         input_shape=tuple(model.inputs[0].shape[1:]),
         classes=shapes[1][-1],
-        kind="logits" if _gives_logits(model) else "probabilities",
+        kind="probabilities" if squashes(last_layer(model)) else "logits",
         preprocessing=getattr(model, "preprocessing", None),
         labels=getattr(model, "labels", None),
     )
@@ -185,16 +187,6 @@ def _agree(model: Any, other: Any) -> bool:
     want, got = (np.asarray(net(noise, training=False), np.float64) for net in (model, other))
     diverged = not np.isfinite(want).all()  # which evaluation then says
     return diverged or bool(np.abs(want - got).max() <= _SAME * np.abs(want).max())
-
-
-def _gives_logits(model: Any) -> bool:
-    import keras
-
-    from keras_resnets.models.layers import last_layer
-
-    last = last_layer(model)
-    squashing = (keras.activations.softmax, keras.activations.sigmoid)
-    return not isinstance(last, keras.layers.Softmax) and getattr(last, "activation", None) not in squashing
 
 
 def _classifies(model: Any) -> bool:
