@@ -88,7 +88,7 @@ def _from_tf_config(text: str) -> Cluster | None:
         raise _tf_config_error(f"it is not JSON ({error})") from None
     if not isinstance(config, dict):
         raise _tf_config_error("it is not a JSON object")
-    cluster, task = config.get("cluster"), config.get("task")
+    cluster = config.get("cluster")
     if not cluster:
         return None
     if not isinstance(cluster, dict):
@@ -98,8 +98,8 @@ def _from_tf_config(text: str) -> Cluster | None:
     chiefs, workers = (_addresses(cluster.get(kind, []), kind) for kind in ("chief", "worker"))
     if len(chiefs) > 1:
         raise _tf_config_error(f"there are {len(chiefs)} chiefs")
-    index = _index(task, {"chief": len(chiefs), "worker": len(workers)})
-    if task["type"] == "worker":
+    kind, index = _task(config.get("task"), {"chief": len(chiefs), "worker": len(workers)})
+    if kind == "worker":
         index += len(chiefs)
     everyone = (*chiefs, *workers)
     if len(set(everyone)) < len(everyone):
@@ -122,7 +122,7 @@ def _addresses(given: Any, kind: str) -> tuple[str, ...]:
     return tuple(given)
 
 
-def _index(task: Any, members: Mapping[str, int]) -> int:
+def _task(task: Any, members: Mapping[str, int]) -> tuple[str, int]:
     if not isinstance(task, dict) or not {"type", "index"} <= task.keys():
         raise _tf_config_error('"task" with "type" and "index" is missing, so that no process knows which worker it is')
     kind, index = task["type"], task["index"]
@@ -132,7 +132,7 @@ def _index(task: Any, members: Mapping[str, int]) -> int:
         raise _tf_config_error(f'the index of "task" is {index!r}, not a number from 0 on')
     if int(index) >= members[kind]:
         raise _tf_config_error(f'the index of "task" is {index}, and "cluster" has {members[kind]} of type {kind!r}')
-    return int(index)
+    return kind, int(index)
 
 
 def _from_slurm(environment: Mapping[str, str]) -> Cluster:

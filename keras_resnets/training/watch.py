@@ -75,11 +75,11 @@ class Peers:
         """
         if len(self.cluster.workers) == 1:
             return
-        patience = _Patience(_START_TIMEOUTS * self.timeout)
+        seconds = _START_TIMEOUTS * self.timeout
         if self.cluster.index == 0:
-            self._links = _Reception(self.cluster, self.replicas).receive(patience)
-        else:
-            self._links = {0: _join(self.cluster, self.replicas, patience)}
+            self._links = _Reception(self.cluster, self.replicas).receive(_Patience(seconds))
+        else:  # a little more patient than the chief, who knows whom to blame
+            self._links = {0: _join(self.cluster, self.replicas, _Patience(seconds + self.timeout))}
         self._thread = threading.Thread(target=self._watch, name="keras_resnets peers", daemon=True)
         self._thread.start()
         atexit.register(self._end, "failed", "ended before its training began")
@@ -263,7 +263,8 @@ class _Reception:
     def _introduce(self, number: int) -> None:
         link = self._strangers.pop(number)
         try:
-            hello = dict(json.loads(text) for kind, text in link.receive() if kind == "hello")
+            [[kind, text]] = link.receive()
+            hello = json.loads(text) if kind == "hello" else {}
             index = int(hello["index"])
         except (ConnectionError, ValueError, KeyError, TypeError):
             link.close()  # no worker: anyone may knock at a port
@@ -298,14 +299,14 @@ def _join(cluster: Cluster, replicas: int, patience: _Patience) -> _Link:
         except OSError:  # not there yet, or its name is not known yet
             time.sleep(0.2)
             continue
-        link.send("hello", json.dumps(list(hello.items())))
+        link.send("hello", json.dumps(hello))
         if _admitted(link, patience):
             return link
         link.close()
         time.sleep(0.2)
     raise PeerError(
-        f"{cluster.name(0)} did not let this worker {cluster.index} begin within {patience.seconds:.0f} s: it or another "
-        f"worker did not start, or its port {port} cannot be reached from here"
+        f"{cluster.name(0)} did not let worker {cluster.index} begin within {patience.seconds:.0f} s: it or "
+        f"another one did not start, or its port {port} cannot be reached from here"
     )
 
 
