@@ -29,8 +29,8 @@ def add_evaluate(commands: Any, command: Callable[..., argparse.ArgumentParser])
         "  keras-resnets evaluate bundle --data digits                       through ONNX Runtime, without TensorFlow\n"
         "  keras-resnets evaluate bundle/saved_model --data digits\n"
         "  keras-resnets evaluate model.keras --data fashion_mnist --out report\n"
-        "  keras-resnets evaluate resnet50 --weights imagenet --data DATA --crops 10\n"
-        "  keras-resnets evaluate resnet50 --weights imagenet --data DATA --scales 224,256,384,480,640\n"
+        "  keras-resnets evaluate resnet50 --weights imagenet --data imagenet:PATH --crops 10\n"
+        "  keras-resnets evaluate resnet50 --weights imagenet --data folder:PATH --scales 224,256,384,480,640\n"
         "  keras-resnets evaluate runs/fashion_mnist --flip --limit 1000 --json",
     )  # fmt: skip
     parser.add_argument(

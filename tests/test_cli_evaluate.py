@@ -8,6 +8,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from keras_resnets import ResNet20, save_model, save_weights
@@ -106,6 +107,24 @@ def test_a_model_by_name_with_weights(work, capsys):
     for weights in ("resnet.safetensors", "resnet/model.keras"):
         found, _ = told(capsys, "ResNet20", "--weights", folder / weights, "--data", "digits", "--limit", 90)
         assert found["cross_entropy"] == pytest.approx(of_the_run["cross_entropy"], rel=1e-5)
+
+
+def test_image_files_have_the_figures_of_the_same_images_in_memory(work, digits, tmp_path, capsys):
+    folder, _ = work
+    rows = np.arange(0, 360, 4)
+    for part in ("train", "val"):
+        for row in rows:
+            place = tmp_path / part / str(digits.test.labels[row])
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(digits.test.images[row, :, :, 0]).save(place / f"{row}.png")
+    found, _ = told(capsys, folder / "bundle", "--data", f"folder:{tmp_path}", "--batch", 7)
+    same, _ = told(capsys, folder / "bundle", "--data", "digits", "--limit", len(rows))
+    assert found["confusion"] == same["confusion"]
+    assert found["cross_entropy"] == pytest.approx(same["cross_entropy"], rel=1e-6)
+    broken = tmp_path / "val" / str(digits.test.labels[40]) / "40.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    assert main(["evaluate", str(folder / "bundle"), "--data", f"folder:{tmp_path}"]) == 1
+    assert f"{broken.relative_to(tmp_path)}: the image cannot be decoded" in capsys.readouterr().err
 
 
 def test_tables_and_report(work, tmp_path, capsys):
