@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import keras_resnets.training.run as running
@@ -96,6 +97,8 @@ def child(folder, phase):
         code = 0
     except TrainingStopped:
         code = os.EX_TEMPFAIL
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
