@@ -27,6 +27,7 @@ _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 _TAIL = 15  # lines of a failed worker's log to show
 _POLL = 0.1  # seconds
+_SAVING = 10  # times as long as others, workers may take to end when those before them ended in order
 
 
 def launch(
@@ -42,7 +43,8 @@ def launch(
     Each gets a TF_CONFIG with addresses of this machine, and its own share of the GPUs. Worker 0 writes where this
     process writes, the others into logs. SIGTERM, SIGINT, SIGHUP and SIGUSR1 are passed on to all; a second SIGINT
     kills them. When one fails, the others are sent SIGTERM, and SIGKILL when they are still there `stop_seconds`
-    later. On Linux none outlives this process, even when that is killed.
+    later (ten times that if it ended with status 75, having saved its state). On Linux none outlives this process,
+    even when that is killed.
 
     Call it from the main thread: signals are handled there.
 
@@ -188,18 +190,20 @@ class _Workers:
 
     def _wait(self) -> None:
         """Wait for all, passing signals on; once one has failed, not much longer."""
-        end, interrupted, turn = math.inf, False, 0
+        asked, interrupted, turn = math.inf, False, 0
         while running := [process for process in self._processes if process.poll() is None]:
             while self._arrived:
                 number, self._signalled = self._arrived.pop(0), True
                 self._signal(signal.SIGKILL if number == signal.SIGINT and interrupted else number)
                 interrupted = interrupted or number == signal.SIGINT
             self._note_failures(turn)
-            if self._failed and end == math.inf:
-                end = time.monotonic() + self.stop_seconds
+            if self._failed and asked == math.inf:
+                asked = time.monotonic()
                 if not self._signalled:
                     self._signal(signal.SIGTERM)
-            if time.monotonic() > end:
+            # One that says 75 has saved or lost nothing, and the chief may still be saving.
+            patience = self.stop_seconds * (1 if self._broken() else _SAVING)
+            if time.monotonic() > asked + patience:
                 self._signal(signal.SIGKILL)
             turn += 1
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -209,6 +213,9 @@ class _Workers:
     def _note_failures(self, turn: int) -> None:
         known = {index for _, index in self._failed}
         self._failed += [(turn, i) for i, process in enumerate(self._processes) if process.poll() and i not in known]
+
+    def _broken(self) -> bool:
+        return any(self._processes[index].returncode != os.EX_TEMPFAIL for _, index in self._failed)
 
     def _report(self) -> int:
         if not self._failed:
@@ -227,7 +234,7 @@ class _Workers:
         return status
 
     def _blame(self, failure: tuple[int, int]) -> tuple[bool, int, bool, int]:
-        """The first is the one to report. Those that noticed the end of another, which may be killed, come behind it."""
+        """The first is the one to report; those that stopped since another did, which may be killed, come behind it."""
         turn, index = failure
         code = self._processes[index].returncode
         return code == os.EX_TEMPFAIL, turn, code > 0, index

@@ -306,7 +306,7 @@ def _join(cluster: Cluster, replicas: int, patience: _Patience) -> _Link:
         time.sleep(0.2)
     raise PeerError(
         f"{cluster.name(0)} did not let worker {cluster.index} begin within {patience.seconds:.0f} s: it or "
-        f"another one did not start, or its port {port} cannot be reached from here"
+        f"another one did not start, was given another list of workers, or cannot be reached at its port {port}"
     )
 
 

@@ -1,0 +1,180 @@
+"""Several workers on one machine: their output, their end, and nobody left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from keras_resnets.training import TrainingError
+from keras_resnets.training.launch import launch
+
+# Runs `launch` in a process of its own: signals are for that one.
+_LAUNCH = """
+import sys
+from keras_resnets.training.launch import launch
+sys.exit(launch([sys.executable, "-c", sys.argv[2]], int(sys.argv[1]), stop_seconds=3.0, **{options}))
+"""
+_SELF = """
+import json, os, signal, sys, time
+from pathlib import Path
+index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+"""
+
+
+def start(workers, code, **options):
+    command = [sys.executable, "-c", _LAUNCH.replace("{options}", repr(options)), str(workers), _SELF + code]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(workers, code, **options):
+    process = start(workers, code, **options)
+    out, errors = process.communicate(timeout=60)
+    return process.returncode, out, errors
+
+
+def is_alive(number):
+    """Whether the process is there and no zombie."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_for(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def numbers(folder, count):
+    """Process numbers that the workers wrote into a folder."""
+    wait_for(lambda: len(list(folder.glob("*.pid"))) == count)
+    return [int(file.stem) for file in folder.glob("*.pid")]
+
+
+def announce(folder):
+    """Code by which a worker says that it runs and what it is."""
+    return f"Path({str(folder)!r}, str(os.getpid()) + '.pid').touch()\n"
+
+
+def test_workers_are_told_of_each_other():
+    code = "import sys; from keras_resnets.training.cluster import find_cluster; print(find_cluster(), flush=True)"
+    status, out, errors = run(3, code)
+    assert status == 0
+    assert "index=0" in out
+    assert out.count("127.0.0.1:") == 3
+    folder = Path(errors.partition("write to ")[2].split("/worker-")[0])
+    assert not folder.exists()  # all went well
+
+
+def test_the_first_worker_writes_here_and_the_others_into_logs(tmp_path):
+    logs = tmp_path / "logs"
+    status, out, errors = run(3, "print('out', index); print('err', index, file=sys.stderr)", logs=str(logs))
+    assert (status, out) == (0, "out 0\n")
+    assert "err 0" in errors
+    assert str(logs) in errors
+    assert {file.name: set(file.read_text().splitlines()) for file in logs.iterdir()} == {
+        "worker-1.log": {"out 1", "err 1"},
+        "worker-2.log": {"out 2", "err 2"},
+    }
+
+
+def test_a_failing_worker_ends_the_others_and_is_the_one_reported(tmp_path):
+    code = announce(tmp_path) + "time.sleep(1)\nif index == 1: print('the reason'); sys.exit(7)\ntime.sleep(600)"
+    status, _, errors = run(3, code, logs=str(tmp_path))
+    assert status == 7
+    assert "worker 1 ended with status 7, and so all were stopped" in errors
+    assert "worker-1.log:\n  the reason" in errors
+    assert not any(is_alive(number) for number in numbers(tmp_path, 3))
+
+
+def test_a_killed_worker_is_reported_though_the_others_say_75():
+    code = "time.sleep(1)\nif index == 0: os.kill(os.getpid(), 9)\ntime.sleep(0.5); sys.exit(75)"
+    status, _, errors = run(2, code)
+    assert status == 128 + signal.SIGKILL
+    assert "worker 0 was ended by SIGKILL" in errors
+
+
+def test_a_worker_that_does_not_stop_is_killed(tmp_path):
+    code = (
+        announce(tmp_path) + "signal.signal(15, signal.SIG_IGN)\ntime.sleep(1)\nif index: sys.exit(1)\ntime.sleep(600)"
+    )
+    status, _, _ = run(2, code, logs=str(tmp_path))
+    assert status == 1
+    assert not any(is_alive(number) for number in numbers(tmp_path, 2))
+
+
+def test_a_worker_that_ends_well_leaves_the_others_alone():
+    status, out, _ = run(2, "time.sleep(0 if index else 2); print('done')")
+    assert (status, out) == (0, "done\n")
+
+
+_SAVES = """
+signal.signal({number}, lambda *_: (time.sleep(0 if index else 4), print("saved", flush=True), os._exit(75)))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_are_passed_on_and_all_may_save(number, tmp_path):
+    code = _SAVES.replace("{number}", str(int(number))) + announce(tmp_path) + "time.sleep(600)"
+    process = start(2, code, logs=str(tmp_path))
+    workers = numbers(tmp_path, 2)
+    process.send_signal(number)
+    out, errors = process.communicate(timeout=60)
+    # The chief took longer than workers get that are stopped for another's fault.
+    assert (process.returncode, out) == (os.EX_TEMPFAIL, "saved\n")
+    assert (tmp_path / "worker-1.log").read_text() == "saved\n"
+    assert "stopped" not in errors
+    assert not any(is_alive(worker) for worker in workers)
+
+
+def test_a_second_interrupt_kills(tmp_path):
+    code = "signal.signal(2, signal.SIG_IGN)\n" + announce(tmp_path) + "time.sleep(600)"
+    process = start(2, code, logs=str(tmp_path))
+    workers = numbers(tmp_path, 2)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert all(is_alive(worker) for worker in workers)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert not any(is_alive(worker) for worker in workers)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's parent death signal is Linux's")
+def test_no_worker_outlives_a_killed_launch(tmp_path):
+    process = start(3, "signal.signal(15, signal.SIG_IGN)\n" + announce(tmp_path) + "time.sleep(600)")
+    workers = numbers(tmp_path, 3)
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not any(is_alive(worker) for worker in workers))
+
+
+def test_gpus_are_divided(monkeypatch, capfd):
+    code = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    for options, expected in (({}, "4,5"), ({"gpus_per_worker": 1}, "4"), ({"gpus_per_worker": 0}, "")):
+        assert launch([sys.executable, "-c", code], 2, **options) == 0
+        assert capfd.readouterr().out == f"{expected}\n"
+    with pytest.raises(TrainingError, match="2 workers with 3 GPUs each need 6; there are 4"):
+        launch(["true"], 2, gpus_per_worker=3)
+    with pytest.raises(TrainingError, match="3 workers cannot share 4 GPUs equally"):
+        launch(["true"], 3)
+
+
+def test_a_worker_cannot_launch(monkeypatch):
+    config = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    with pytest.raises(TrainingError, match="run the command without launch"):
+        launch(["true"], 2)
+
+
+def test_there_is_at_least_one_worker():
+    with pytest.raises(TrainingError, match="workers must be at least 1"):
+        launch(["true"], 0)
