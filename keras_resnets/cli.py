@@ -12,6 +12,7 @@ from typing import Any
 
 from keras_resnets import __version__
 from keras_resnets.cli_evaluate import add_evaluate
+from keras_resnets.cli_launch import add_launch
 from keras_resnets.cli_train import add_train
 from keras_resnets.cli_weights import add_weights, read_shape
 
@@ -20,6 +21,7 @@ _EPILOG = """examples:
   keras-resnets info resnet50                 paper, parameters, multiply-adds, weights
   keras-resnets weights list resnet50         published weights, with accuracy and licence
   keras-resnets train --recipe digits         train on handwritten digits, into runs/digits
+  keras-resnets evaluate runs/digits          top-1, top-5, confusions; of bundles and SavedModels too
   keras-resnets export runs/digits digits     a verified bundle from that run
   keras-resnets predict digits photo.png      the most probable classes, through ONNX Runtime
   keras-resnets doctor                        versions, devices and providers of this machine
@@ -31,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.loads_tensorflow and not getattr(options, "only_shows", False):
-            _load_tensorflow_quietly()
+            load_tensorflow_quietly()
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             return int(options.run(options) or 0)
@@ -55,7 +57,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__
         print(f"keras-resnets: warning: {message}", file=sys.stderr)
 
 
-def _load_tensorflow_quietly() -> None:
+def load_tensorflow_quietly() -> None:
     """Import TensorFlow without its start-up chatter, which would bury what is printed here.
 
     Part of it is written before any log level applies, hence the detour of the file descriptor.
@@ -94,8 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_list(commands)
     _add_info(commands)
     add_weights(commands, _command)
-    add_train(commands, _command)
-    add_evaluate(commands, _command)
+    for add in (add_train, add_launch, add_evaluate):
+        add(commands, _command)
     for add in (_add_export, _add_predict, _add_doctor, _add_demo):
         add(commands)
     return parser

@@ -64,9 +64,9 @@ def _evaluate(options: argparse.Namespace) -> int:
         _check_out(Path(options.out), options.overwrite)
     form = _form(options)
     if form != "onnx":
-        from keras_resnets.cli import _load_tensorflow_quietly
+        from keras_resnets.cli import load_tensorflow_quietly
 
-        _load_tensorflow_quietly()
+        load_tensorflow_quietly()
     from keras_resnets.training.evaluation import Protocol, evaluate
 
     Protocol(options.crops, scales, options.flip)  # before data and network are loaded

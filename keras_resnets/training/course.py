@@ -179,7 +179,7 @@ class Course:
 
             held_out = self.loop.evaluate(self.feed.evaluation(self.data.validation), on_batch)
             row |= {f"val_{name}": value for name, value in held_out.items()}
-        row["learning_rate"] = float(self.loop.optimizer.learning_rate)
+        row["learning_rate"] = float(np.asarray(self.loop.optimizer.learning_rate))
         self._stop_the_clock()
         images = float(self.sums[0][IMAGES])
         skipped = self.feed.corrupt

@@ -205,7 +205,8 @@ class Loop:
         return self._plus(sums, added)
 
     def _plus(self, sums: Sums, added: list[Any]) -> Sums:
-        reduced = self.strategy.reduce(tf.distribute.ReduceOp.SUM, added, axis=None)
+        # One by one: several workers give a list of one back without the list.
+        reduced = [self.strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None) for value in added]
         return [a + b for a, b in zip(sums, reduced, strict=True)]
 
     def _replica_gradients(self, images: Any, labels: Any) -> tuple[list[Any], list[Any]]:

@@ -32,7 +32,7 @@ def fashion_mnist() -> Recipe:
     return Recipe(
         model="resnet20",
         data="fashion_mnist",
-        epochs=12,
+        epochs=18,
         learning_rate=0.1,
         warmup_epochs=3,
         pad=2,
