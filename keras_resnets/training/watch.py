@@ -31,6 +31,7 @@ PEER_TIMEOUT = 120.0  # seconds
 _LONGEST_INTERVAL = 5.0  # seconds between signs of life, at most
 _START_TIMEOUTS = 5  # workers may start that many timeouts apart: pods and nodes take their time
 _GRACE = 2.0  # seconds in which an error that all workers meet is reported by each of them as its own
+_FAULT_TOLD = 10.0  # seconds in which workers that come late hear what is wrong
 _REMINDER = 60.0  # seconds between messages about who is missing
 _LONGEST_MESSAGE = 65_536  # bytes
 _RESTART = "this worker stops; start all workers again to go on from the last checkpoint"
@@ -209,6 +210,9 @@ class _Patience:
     def left(self) -> bool:
         return time.monotonic() < self._end
 
+    def shorten(self, seconds: float) -> None:
+        self._end = min(self._end, time.monotonic() + seconds)
+
     def remind(self, missing: str) -> None:
         if time.monotonic() > self._next:
             self._next = time.monotonic() + _REMINDER
@@ -223,27 +227,38 @@ class _Reception:
         self._links: dict[int, _Link] = {}
         self._strangers: dict[int, _Link] = {}  # have not said who they are; numbered as they came
         self._came = 0
+        self._refused: list[_Link] = []
+        self._faults: list[str] = []
 
     def receive(self, patience: _Patience) -> dict[int, _Link]:
         with _listen(self.cluster, patience) as server:
-            while missing := [self.cluster.name(i) for i in self._missing()]:
-                if not patience.left():
-                    fault = f"{', '.join(missing)} did not start within {patience.seconds:.0f} s"
-                    _part(self._links.values(), "late", fault)
-                    raise PeerError(fault)
-                patience.remind(", ".join(missing))
-                self._accept(server)
-                for number in _readable(self._strangers, 0.1):
-                    self._introduce(number)
-                # One that is gone again, restarted perhaps, is waited for anew.
-                for index in _readable(self._links, 0.0):
-                    self._check(index)
+            self._wait(server, patience)
+        if self._faults:
+            kind, error = ("unfit", TrainingError) if self._refused else ("late", PeerError)
+            _part([*self._links.values(), *self._refused, *self._strangers.values()], kind, self._faults[0])
+            raise error(self._faults[0])
         for link in self._links.values():
             link.heard = time.monotonic()
             link.send("go")
         for stranger in self._strangers.values():
             stranger.close()
         return self._links
+
+    def _wait(self, server: socket.socket, patience: _Patience) -> None:
+        while len(missing := self._missing()) > len(self._refused):
+            names = ", ".join(self.cluster.name(index) for index in missing)
+            if self._refused:  # the others get a moment to come and hear of it
+                patience.shorten(_FAULT_TOLD)
+            if not patience.left():
+                self._faults.append(f"{names} did not start within {patience.seconds:.0f} s")
+                return
+            patience.remind(names)
+            self._accept(server)
+            for number in _readable(self._strangers, 0.1):
+                self._introduce(number)
+            # One that is gone again, restarted perhaps, is waited for anew.
+            for index in _readable(self._links, 0.0):
+                self._check(index)
 
     def _missing(self) -> list[int]:
         return [index for index in range(1, len(self.cluster.workers)) if index not in self._links]
@@ -266,14 +281,15 @@ class _Reception:
             [[kind, text]] = link.receive()
             hello = json.loads(text) if kind == "hello" else {}
             index = int(hello["index"])
+            fault = self._fault(index, hello)
         except (ConnectionError, ValueError, KeyError, TypeError):
             link.close()  # no worker: anyone may knock at a port
             return
-        fault = self._fault(index, hello)
         if fault:
-            _part([link, *self._links.values()], "unfit", fault)
-            raise TrainingError(fault)
-        self._links[index] = link
+            self._faults.append(fault)
+            self._refused.append(link)
+        else:
+            self._links[index] = link
 
     def _fault(self, index: int, hello: dict[str, Any]) -> str | None:
         if hello["digest"] != self.cluster.digest:
