@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,8 @@ _DCT_SCALES = (1, 2, 4, 8)  # by which libjpeg decodes smaller
 _IN_A_ROW = 100  # unreadable samples at which "skip" gives up: the disk is gone, not an image
 _ORIENTATION = 0x0112  # EXIF's tag
 
-Reader = Callable[[Any], Any]
+Reader: TypeAlias = Callable[[Any], Any]
+Sample: TypeAlias = Callable[[Any], "tuple[Any, Any]"]
 
 
 def reader(split: Samples, preprocessing: Preprocessing, augmentation: Augmentation, crop_seed: int) -> Reader:
@@ -65,9 +66,18 @@ def attempt(read: Reader, row: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:
     return found.concatenate(nothing).take(1).get_single_element()
 
 
-def sampler(
-    read: Reader, order: Any, shape: tuple[int, ...], split: Samples, corrupt: CorruptSamples | None
-) -> Callable[[Any], tuple[Any, Any]]:
+def remembered(split: Any, order: Any) -> Sample:
+    """The same as `sampler` of images in memory that are as large as the network's input, which cannot fail."""
+    with tf.device("cpu:0"):
+        images = tf.constant(split.images)
+
+    def sample(position: Any) -> tuple[Any, Any]:
+        return images[order[position]], order[position]
+
+    return sample
+
+
+def sampler(read: Reader, order: Any, shape: tuple[int, ...], split: Samples, corrupt: CorruptSamples | None) -> Sample:
     """A function from a position of the epoch's order to (uint8 picture, its row).
 
     Args:
@@ -105,7 +115,7 @@ def sampler(
     return sample
 
 
-def _strict_sampler(read: Reader, order: Any, shape: tuple[int, ...]) -> Callable[[Any], tuple[Any, Any]]:
+def _strict_sampler(read: Reader, order: Any, shape: tuple[int, ...]) -> Sample:
     def sample(position: Any) -> tuple[Any, Any]:
         row = order[position]
         pixels, readable = attempt(read, row, shape)
@@ -119,14 +129,22 @@ def _contents(split: Samples) -> Reader:
     """A function from a row to a dataset of its one image: encoded, or uint8 pixels of a split in memory."""
     with tf.device("cpu:0"):
         if isinstance(split, FileSplit):
-            files, root = tf.constant(split.files), f"{split.root}/"
-            return lambda row: tf.data.Dataset.from_tensors(root + files[row]).map(tf.io.read_file)
+            return _file_contents(split)
         if isinstance(split, RecordSplit):
             return _record_contents(split)
         if isinstance(split, Split):
-            images = tf.constant(split.images)
-            return lambda row: tf.data.Dataset.from_tensors(row).map(lambda row: images[row])
+            return _array_contents(split)
     raise TypeError(f"{type(split).__name__} is no kind of split")
+
+
+def _file_contents(split: FileSplit) -> Reader:
+    files, root = tf.constant(split.files), f"{split.root}/"
+    return lambda row: tf.data.Dataset.from_tensors(root + files[row]).map(tf.io.read_file)
+
+
+def _array_contents(split: Split) -> Reader:
+    images = tf.constant(split.images)
+    return lambda row: tf.data.Dataset.from_tensors(images[row])
 
 
 def _record_contents(split: RecordSplit) -> Reader:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from keras_resnets.data.augmentation import Augmentation, Draws, draw
-from keras_resnets.data.batch import finish, normalize, small_changes
+from keras_resnets.data.batch import change_image, change_images, finish, normalize
 from keras_resnets.data.corrupt import ON_CORRUPT, CorruptSamples, explain
 from keras_resnets.data.dataset import DataError, Samples, Split
-from keras_resnets.data.pictures import reader, sampler
+from keras_resnets.data.pictures import Sample, reader, remembered, sampler
 from keras_resnets.data.plan import Shard, epoch_order, shares, steps_per_epoch
 from keras_resnets.data.randaugment import rand_augment
 from keras_resnets.extras import extra
@@ -83,19 +82,21 @@ def training_batches(
         order, labels = tf.constant(epoch_order(number, seed, epoch)), tf.constant(split.labels)
 
     as_they_are = augmentation.crop == "none" and _as_they_are(split, preprocessing)
-    if as_they_are and augmentation.rand_augment is None:
+    whole = as_they_are and augmentation.rand_augment is None
+    if whole:
         batches = _whole_batches(split, order, bounds)
     else:
-        read = reader(split, preprocessing, augmentation, draws.crop_seed)
-        skipped = None if on_corrupt == "error" else corrupt or CorruptSamples()
-        sample = sampler(read, order, _shape(preprocessing), split, skipped)
-        if augmentation.rand_augment is not None:
-            sample = _rand_augmented(sample, augmentation.pad, augmentation.rand_augment[1], draws)
-        batches = _grouped(sample, bounds, _shape(preprocessing))
+        if as_they_are:
+            sample = remembered(split, order)
+        else:
+            read = reader(split, preprocessing, augmentation, draws.crop_seed)
+            skipped = None if on_corrupt == "error" else corrupt or CorruptSamples()
+            sample = sampler(read, order, _shape(preprocessing), split, skipped)
+        batches = _grouped(_changed(sample, augmentation, draws), bounds, _shape(preprocessing))
 
     def assemble(pixels: Any, rows: Any) -> tuple[Any, Any]:
-        if augmentation.rand_augment is None:
-            pixels = small_changes(pixels, rows, draws, augmentation.pad)
+        if whole:
+            pixels = change_images(pixels, rows, draws, augmentation.pad)
         return finish(pixels, rows, tf.gather(labels, rows), preprocessing, draws, classes)
 
     return _in_order(batches.map(assemble, num_parallel_calls=tf.data.AUTOTUNE))
@@ -154,20 +155,20 @@ def _whole_batches(split: Any, order: Any, bounds: NDArray[np.int64]) -> Any:
     return tf.data.Dataset.from_tensor_slices(bounds).map(take, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _rand_augmented(
-    sample: Callable[[Any], tuple[Any, Any]], pad: int, magnitude: float, draws: Draws
-) -> Callable[[Any], tuple[Any, Any]]:
-    """`sample`, followed by all changes up to RandAugment, which takes one image at a time."""
+def _changed(sample: Sample, augmentation: Augmentation, draws: Draws) -> Sample:
+    """`sample`, followed by what an image goes through as uint8."""
 
     def changed(position: Any) -> tuple[Any, Any]:
         pixels, row = sample(position)
-        pixels = small_changes(pixels[tf.newaxis], row[tf.newaxis], draws, pad)[0]
-        return rand_augment(pixels, draws.operations[row], draws.signs[row], magnitude), row
+        pixels = change_image(pixels, row, draws, augmentation.pad)
+        if augmentation.rand_augment is not None:
+            pixels = rand_augment(pixels, draws.operations[row], draws.signs[row], augmentation.rand_augment[1])
+        return pixels, row
 
     return changed
 
 
-def _grouped(sample: Callable[[Any], tuple[Any, Any]], bounds: NDArray[np.int64], shape: tuple[int, int, int]) -> Any:
+def _grouped(sample: Sample, bounds: NDArray[np.int64], shape: tuple[int, int, int]) -> Any:
     """The same of what `sample` makes of positions, one by one in parallel.
 
     Shares of different sizes are filled up to the largest with positions of -1, which cost nothing, and cut.
