@@ -89,6 +89,7 @@ if TYPE_CHECKING:
     from keras_resnets.models.vit import ViT_B16 as ViT_B16
     from keras_resnets.models.vit import ViT_S16 as ViT_S16
     from keras_resnets.models.vit import ViT_Ti16 as ViT_Ti16
+    from keras_resnets.models.wide_resnet import WRN16_4 as WRN16_4
     from keras_resnets.models.wide_resnet import WRN16_8 as WRN16_8
     from keras_resnets.models.wide_resnet import WRN28_10 as WRN28_10
     from keras_resnets.models.wide_resnet import WRN40_4 as WRN40_4

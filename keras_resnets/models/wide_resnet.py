@@ -12,6 +12,7 @@ from keras_resnets.models.resnet_v2 import BASIC
 WIDE_BOTTLENECK = (Conv(1, expansion=2), Conv(3, expansion=2), Conv(1, expansion=4))
 TABLE = {
     # depth = 6n + 4: n blocks a stage; widths 16k, 32k, 64k
+    "wrn16_4": resnet_v2.Net(BASIC, (2, 2, 2), (64, 128, 256), 1, stem=16),
     "wrn16_8": resnet_v2.Net(BASIC, (2, 2, 2), (128, 256, 512), 1, stem=16),
     "wrn28_10": resnet_v2.Net(BASIC, (4, 4, 4), (160, 320, 640), 1, stem=16),
     "wrn40_4": resnet_v2.Net(BASIC, (6, 6, 6), (64, 128, 256), 1, stem=16),
@@ -20,6 +21,7 @@ TABLE = {
 }
 DROPOUT = {"drop_path_rate": 0.0, "dropout_rate": 0.0}
 
+WRN16_4 = constructor("wrn16_4", resnet_v2.build, TABLE, DROPOUT)
 WRN16_8 = constructor("wrn16_8", resnet_v2.build, TABLE, DROPOUT)
 WRN28_10 = constructor("wrn28_10", resnet_v2.build, TABLE, DROPOUT)
 WRN40_4 = constructor("wrn40_4", resnet_v2.build, TABLE, DROPOUT)
