@@ -22,7 +22,7 @@ from keras_resnets.training.checkpoint import (
     read_checkpoint,
     read_newest,
     write_checkpoint,
-)
+)from keras_resnets.training.launch import launch
 
 KILLING = Path(__file__).parent / "killing.py"
 
@@ -125,6 +125,44 @@ def test_a_signal_saves_and_exits_with_the_code_to_requeue_on(runner, unharmed, 
     assert list_checkpoints(folder)
     assert runner(folder, "") == 0
     same(folder, reference)
+
+
+WORKER = """
+import json, os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import keras
+import killing
+from keras_resnets.training import train
+
+class Kill(keras.callbacks.Callback):
+    def __init__(self, worker, batches):
+        super().__init__()
+        self.left = batches if json.loads(os.environ["TF_CONFIG"])["task"]["index"] == worker else -1
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+train(killing.RECIPE, sys.argv[2], strategy="multi-worker", callbacks=[Kill(int(sys.argv[3]), int(sys.argv[4]))],
+      save_steps=killing.SAVE_STEPS, verbose=False, peer_timeout=20)
+"""
+
+
+def two_workers(folder, killed=-1, batches=-1):
+    command = [sys.executable, "-c", WORKER, str(KILLING.parent), str(folder), str(killed), str(batches)]
+    return launch(command, 2, logs=folder.with_name(f"{folder.name}-logs"))
+
+
+@pytest.mark.slow
+def test_two_workers_of_which_one_is_killed_end_as_if_none_was(tmp_path):
+    assert two_workers(tmp_path / "unharmed") == 0
+    for killed, batches in ((1, 3), (0, 12)):
+        folder = tmp_path / f"killed-{killed}"
+        assert two_workers(folder, killed, batches) == 128 + signal.SIGKILL
+        assert not (folder / "evaluation.json").exists()
+        assert two_workers(folder) == 0
+        same(folder, tmp_path / "unharmed")
 
 
 def position(epoch, step=0):
