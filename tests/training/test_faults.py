@@ -22,7 +22,8 @@ from keras_resnets.training.checkpoint import (
     read_checkpoint,
     read_newest,
     write_checkpoint,
-)from keras_resnets.training.launch import launch
+)
+from keras_resnets.training.launch import launch
 
 KILLING = Path(__file__).parent / "killing.py"
 

@@ -161,7 +161,7 @@ def test_the_parts_of_a_batch_have_the_gradients_of_the_whole():
     (images, labels), models = batch(8), (tiny(), tiny())
     before = [np.array(v) for v in models[0].trainable_variables]
     rows = [
-        one_step(model, replace(RECIPE, accumulate=n), images, labels) for model, n in zip(models, (1, 3), strict=False)
+        one_step(model, replace(RECIPE, accumulate=n), images, labels) for model, n in zip(models, (1, 3), strict=True)
     ]
     assert rows[0] == pytest.approx(rows[1], rel=1e-5)
     for a, b in zip(moved(before, models[0]), moved(before, models[1]), strict=True):
@@ -215,7 +215,7 @@ def test_the_last_smaller_batch_is_the_mean_of_its_images():
 def test_several_steps_at_once_are_the_same_steps():
     (images, labels), models = batch(40), (tiny(), tiny())
     seen = []
-    for model, at_once in zip(models, (1, 3), strict=False):
+    for model, at_once in zip(models, (1, 3), strict=True):
         own = loop(model, replace(RECIPE, steps_per_execution=at_once))
         own.train(iter(dataset(images, labels, 8)), 5, on_steps=lambda done, sums: seen.append(done))
     assert seen == [1, 2, 3, 4, 5, 3, 5]
@@ -259,7 +259,7 @@ def test_xla_computes_the_same():
     (images, labels), models = batch(8), (tiny(), tiny())
     rows = [
         one_step(model, replace(RECIPE, xla=xla), images, labels)
-        for model, xla in zip(models, (False, True), strict=False)
+        for model, xla in zip(models, (False, True), strict=True)
     ]
     assert rows[0] == pytest.approx(rows[1], rel=1e-5)
     for a, b in zip(models[0].variables, models[1].variables, strict=True):
