@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from keras_resnets.training import TrainingError
+from keras_resnets.training.cluster import Cluster, find_cluster
 from keras_resnets.training.launch import launch
 
 # Runs `launch` in a process of its own: signals are for that one.
@@ -178,3 +180,105 @@ def test_a_worker_cannot_launch(monkeypatch):
 def test_there_is_at_least_one_worker():
     with pytest.raises(TrainingError, match="workers must be at least 1"):
         launch(["true"], 0)
+
+
+_TRAINS = """
+import numpy as np, tensorflow as tf
+from keras_resnets.training.strategy import is_chief, make_strategy, several_workers, shard, watching_peers
+strategy = make_strategy("auto", peer_timeout=60.0)
+first, count, total = shard(strategy)
+print(first, count, total, is_chief(strategy), several_workers(strategy), strategy.num_replicas_in_sync, flush=True)
+shares = [[1.0, 2.0, 3.0], [4.0, 5.0]], [[6.0], []]  # of the workers, at each step; the last batch has one number
+with watching_peers(strategy):
+    with strategy.scope():
+        weight = tf.Variable(1.0, aggregation=tf.VariableAggregation.SUM)
+    data = tf.data.Dataset.from_generator(
+        lambda: iter([step[first] for step in shares]), output_signature=tf.TensorSpec([None], tf.float32)
+    )
+    batches = iter(strategy.distribute_datasets_from_function(lambda context: data))
+
+    def replica(numbers):
+        weight.assign_sub(0.1 * tf.reduce_sum(weight * numbers))
+
+    step = tf.function(lambda batches: strategy.run(replica, args=(next(batches),)))
+    for _ in shares:
+        step(batches)
+        print(f"{weight.numpy():.4f}", flush=True)
+    if not is_chief(strategy):
+        time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+    all_reduce = tf.function(lambda: strategy.reduce("SUM", strategy.run(lambda: tf.ones([])), axis=None))
+    while True:
+        all_reduce()
+"""
+
+
+def test_workers_train_together_until_one_dies(tmp_path):
+    status, out, errors = run(2, _TRAINS, logs=str(tmp_path))
+    # One weight w and the loss w²·Σx / 2: steps of 0.1·w·15 and 0.1·w·6.
+    weights = ["-0.5000", "-0.2000"]
+    assert out.splitlines() == ["0 1 2 True True 2", *weights]
+    log = (tmp_path / "worker-1.log").read_text()
+    assert [line for line in log.splitlines() if line[:2] in ("1 ", "-0")] == ["1 1 2 False True 2", *weights]
+    assert status == 128 + signal.SIGKILL
+    assert "is gone; this worker stops" in errors
+    assert "worker 1 was ended by SIGKILL" in errors
+
+
+# The examples of docs/distributed.md.
+
+_EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+
+
+def _program(folder, name, script):
+    """An executable of this name, in front of others in PATH."""
+    file = folder / name
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(0o755)
+    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def test_the_kubernetes_example_makes_a_cluster(tmp_path):
+    service, job = yaml.safe_load_all((_EXAMPLES / "train-kubernetes.yaml").read_text())
+    pod = job["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    environment = _program(tmp_path, "keras-resnets", 'printf "%s\\n%s" "$TF_CONFIG" "$*"')
+    environment |= {variable["name"]: variable["value"] for variable in container["env"]}
+    count = job["spec"]["completions"]
+    for index in range(count):
+        environment["JOB_COMPLETION_INDEX"] = str(index)  # set by Kubernetes
+        command = [*container["command"], *container["args"]]
+        out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        config, _, arguments = out.partition("\n")
+        # Pods of an indexed job are called JOB-INDEX, and SUBDOMAIN is the headless service's name.
+        names = [f"{job['metadata']['name']}-{i}.{service['metadata']['name']}:2222" for i in range(count)]
+        assert find_cluster({"TF_CONFIG": config}) == Cluster(tuple(names), index)
+        assert _accepted(arguments.split())
+    assert pod["subdomain"] == service["metadata"]["name"]
+    assert service["spec"]["selector"]["job-name"] == job["metadata"]["name"]
+    assert {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [os.EX_TEMPFAIL]}} in job["spec"][
+        "podFailurePolicy"
+    ]["rules"]
+
+
+def _accepted(arguments):
+    """Whether the command line can be read."""
+    from keras_resnets.cli import _parser
+
+    return _parser().parse_args(arguments).strategy == "multi-worker"
+
+
+@pytest.mark.parametrize(
+    ("status", "restarts", "requeued"), [(0, "0", False), (75, "0", True), (75, "20", False), (1, "0", False)]
+)
+def test_the_slurm_example_requeues_on_75_alone(status, restarts, requeued, tmp_path):
+    _program(tmp_path, "scontrol", f'echo "$*" > {tmp_path}/scontrol.called')
+    environment = _program(tmp_path, "srun", f'echo "$*"; exit {status}')
+    environment |= {"DATA": "/data", "OUT": "/out", "SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": restarts}
+    done = subprocess.run(
+        ["bash", str(_EXAMPLES / "train.sbatch")], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (status, "")
+    assert _accepted(done.stdout.split("keras-resnets ")[1].split())
+    called = tmp_path / "scontrol.called"
+    assert (called.read_text() if called.exists() else "") == ("requeue 17\n" if requeued else "")
