@@ -50,7 +50,7 @@ def _rotate(pixels: Any, level: float, sign: Any) -> Any:
     angle = sign * (level * np.pi / 6)
     cosine, sine = tf.cos(angle), tf.sin(angle)
     x, y = pixels.shape[1] / 2, pixels.shape[0] / 2
-    return _transform(pixels, cosine, sine, x - cosine * x - sine * y, -sine, cosine, y + sine * x - cosine * y)
+    return _transform(pixels, cosine, -sine, x - cosine * x + sine * y, sine, cosine, y - sine * x - cosine * y)
 
 
 def _shear_x(pixels: Any, level: float, sign: Any) -> Any:
