@@ -23,7 +23,7 @@ with extra("tensorflow"):
     import tensorflow as tf
 
 _DCT_SCALES = (1, 2, 4, 8)  # by which libjpeg decodes smaller
-_IN_A_ROW = 100  # unreadable samples at which "skip" gives up: the disk is gone, not an image
+_IN_A_ROW = 20  # unreadable samples at which "skip" gives up: the disk is gone, not an image
 _ORIENTATION = 0x0112  # EXIF's tag
 
 Reader: TypeAlias = Callable[[Any], Any]
