@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from keras_resnets.extras import extra
@@ -155,10 +155,12 @@ def _take_gpus(cluster: Cluster) -> list[Any]:
 
 def _set_heartbeat(cluster: Cluster, seconds: float) -> None:
     """Let TensorFlow, too, wait that long: it gives a silent worker up after 10 s, and has no public setting."""
-    from tensorflow.python.eager import context
+    with suppress(ImportError, AttributeError, TypeError):  # as other versions may answer
+        from tensorflow.python.eager import context
 
-    own = context.context()
-    if own.coordination_service is None:
+        own = context.context()
+        if own.coordination_service is not None:
+            return
         jobs = tf.compat.v1.ConfigProto().experimental.coordination_config.coordinated_job_list
         jobs.add(name="worker", num_tasks=len(cluster.workers))
         own.configure_coordination_service(

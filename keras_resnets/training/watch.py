@@ -83,7 +83,7 @@ class Peers:
             self._links = {0: _join(self.cluster, self.replicas, _Patience(seconds + self.timeout))}
         self._thread = threading.Thread(target=self._watch, name="keras_resnets peers", daemon=True)
         self._thread.start()
-        atexit.register(self._end, "failed", "ended before its training began")
+        atexit.register(self._at_exit)
 
     def __enter__(self) -> Peers:
         return self
@@ -91,17 +91,24 @@ class Peers:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         # A signal stops all workers after the same step.
         if error is None or isinstance(error, TrainingStopped | KeyboardInterrupt | SystemExit):
-            self._end("bye")
+            self._end("bye", "")
             return
         code = getattr(error, "error_code", None) if type(error).__module__.startswith("tensorflow") else None
         if self._thread and code is not None:
             # Probably the consequence of another worker's end, which the watch reports better, ending the process.
             self._thread.join(self.timeout + 2 * self._interval() if code in _GONE else _GRACE)
-        self._end("failed", f"{type(error).__name__}: {error}")
+        self._end("failed", _summary(error))
+        if code in _GONE:
+            raise PeerError(f"another worker has left, or cannot be reached ({_summary(error)}); {_RESTART}") from error
 
-    def _end(self, kind: str, text: str = "") -> None:
+    def _at_exit(self) -> None:
+        """For a strategy that was used without the watch: not every end is an error."""
+        error = getattr(sys, "last_value", None)  # what ended the program
+        self._end(*(("failed", _summary(error)) if isinstance(error, Exception) else ("bye", "")))
+
+    def _end(self, kind: str, text: str) -> None:
         """Stop the watch, and say why."""
-        atexit.unregister(self._end)
+        atexit.unregister(self._at_exit)
         self._leaving.set()
         if self._thread:
             self._thread.join()
@@ -192,7 +199,7 @@ class _Link:
             if len(self._buffer) > _LONGEST_MESSAGE:
                 raise ValueError("endless")
             return [(str(kind), str(text)) for kind, text in map(json.loads, lines)]
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ConnectionError(f"not understood: {error}") from error
 
     def close(self) -> None:
@@ -282,7 +289,7 @@ class _Reception:
             hello = json.loads(text) if kind == "hello" else {}
             index = int(hello["index"])
             fault = self._fault(index, hello)
-        except (ConnectionError, ValueError, KeyError, TypeError):
+        except (ConnectionError, ValueError, KeyError, TypeError, RecursionError):
             link.close()  # no worker: anyone may knock at a port
             return
         if fault:
@@ -388,6 +395,12 @@ def _part(links: Iterable[_Link], kind: str, text: str = "") -> None:
                 open_links.pop(number).close()
     for link in open_links.values():
         link.close()
+
+
+def _summary(error: BaseException) -> str:
+    """One line: TensorFlow's messages hold whole tracebacks."""
+    first = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first[:300]}"
 
 
 def _exit(message: str) -> NoReturn:

@@ -19,7 +19,7 @@ from keras_resnets.training.launch import launch
 _LAUNCH = """
 import sys
 from keras_resnets.training.launch import launch
-sys.exit(launch([sys.executable, "-c", sys.argv[2]], int(sys.argv[1]), stop_seconds=3.0, **{options}))
+sys.exit(launch([sys.executable, "-c", sys.argv[2]], int(sys.argv[1]), stop_seconds=1.5, **{options}))
 """
 _SELF = """
 import json, os, signal, sys, time
@@ -118,11 +118,11 @@ def test_a_worker_that_ends_well_leaves_the_others_alone():
 
 
 _SAVES = """
-signal.signal({number}, lambda *_: (time.sleep(0 if index else 4), print("saved", flush=True), os._exit(75)))
+signal.signal({number}, lambda *_: (time.sleep(0 if index else 2.5), print("saved", flush=True), os._exit(75)))
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_signals_are_passed_on_and_all_may_save(number, tmp_path):
     code = _SAVES.replace("{number}", str(int(number))) + announce(tmp_path) + "time.sleep(600)"
     process = start(2, code, logs=str(tmp_path))
