@@ -140,7 +140,7 @@ class Course:
                 saved = time.monotonic()
 
         if left:
-            batches = iter(self.feed.training(self.epoch, self.step))
+            batches = self.feed.training(self.epoch, self.step)
             with self.feed.explained():
                 self.sums = self.loop.train(batches, left, self.sums, on_steps)
 

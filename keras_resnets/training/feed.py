@@ -47,9 +47,9 @@ class Feed:
         )
 
     def training(self, epoch: int, start: int = 0) -> Any:
-        """A distributed dataset of an epoch's steps from `start` on: (images, labels or targets)."""
+        """An iterator over an epoch's steps from `start` on: (images, labels or targets), distributed."""
         self.corrupt = CorruptSamples()
-        return self._distributed(
+        return self._iterator(
             training_batches(
                 self.data.train,
                 self.data.preprocessing,
@@ -67,13 +67,15 @@ class Feed:
         )
 
     def evaluation(self, split: Samples) -> Any:
-        """A distributed dataset of all images of a split, in order and unchanged."""
-        return self._distributed(evaluation_batches(split, self.data.preprocessing, EVALUATION_BATCH, shard=self.shard))
+        """An iterator over all images of a split, in order and unchanged, distributed."""
+        return self._iterator(evaluation_batches(split, self.data.preprocessing, EVALUATION_BATCH, shard=self.shard))
 
-    def _distributed(self, batches: Any) -> Any:
-        if self.shard.total == 1:
-            return batches
-        return self.strategy.distribute_datasets_from_function(lambda context: batches)
+    def _iterator(self, batches: Any) -> Any:
+        if self.shard.total > 1:
+            own = batches
+            batches = self.strategy.distribute_datasets_from_function(lambda context: own)
+        with _reading_in_parallel():
+            return iter(batches)
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -84,3 +86,22 @@ class Feed:
             if found := explain(error, self.data.train):
                 raise found from error
             raise
+
+
+@contextmanager
+def _reading_in_parallel() -> Iterator[None]:
+    """While iterators are made, keep tf.data from reading files one after the other.
+
+    It does so when operations are to be deterministic, since it cannot know that these batches are the same however
+    many threads read them. There is no public way to tell it.
+    """
+    from tensorflow.python.framework import config
+
+    if not config.is_op_determinism_enabled():
+        yield
+        return
+    config.disable_op_determinism()
+    try:
+        yield
+    finally:
+        config.enable_op_determinism()
