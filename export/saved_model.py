@@ -9,9 +9,10 @@ from typing import Any
 
 from keras_resnets.atomic import atomic_folder
 from keras_resnets.extras import extra
+from keras_resnets.models.layers import linear_head
 
 from .errors import ExportError, refuse_existing
-from .trace import inference_function, interface, linear_head
+from .trace import inference_function, interface
 
 with extra("export"):
     import tensorflow as tf

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_resnets.extras import extra
-from keras_resnets.models.layers import last_layer, linear_head, squashes
+from keras_resnets.models.layers import last_layer, squashes
 
 from .errors import ExportError
 

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_resnets.extras import extra
+from keras_resnets.models.layers import linear_head
 
 from .errors import ExportError
-from .trace import INPUT, interface, linear_head
+from .trace import INPUT, interface
 
 with extra("export"):
     import onnx

@@ -96,8 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_list(commands)
     _add_info(commands)
     add_weights(commands, _command)
-    for add in (add_train, add_launch, add_evaluate):
-        add(commands, _command)
+    for add_with in (add_train, add_launch, add_evaluate):
+        add_with(commands, _command)
     for add in (_add_export, _add_predict, _add_doctor, _add_demo):
         add(commands)
     return parser

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from keras_resnets.atomic import atomic_file
 from keras_resnets.bundle import Bundle
-from keras_resnets.data import Dataset, load_dataset
+from keras_resnets.data import Dataset, Split, load_dataset
 from keras_resnets.extras import extra
 
 _LICENSE = "Apache-2.0; trained on UCI optdigits (CC BY 4.0)"
@@ -72,8 +72,13 @@ def _export(out: Path, data: Dataset) -> tuple[float, Bundle]:
         began = time.perf_counter()
         to_onnx(model, Path(folder) / "timed.onnx")
         seconds = time.perf_counter() - began
-    bundle = to_bundle(model, out / "bundle", images=list(data.test.images[:17]), license=_LICENSE, overwrite=True)
+    bundle = to_bundle(model, out / "bundle", images=list(_test_images(data)[:17]), license=_LICENSE, overwrite=True)
     return seconds, bundle
+
+
+def _test_images(data: Dataset) -> NDArray[np.uint8]:
+    assert isinstance(data.test, Split)  # the digits are in memory
+    return data.test.images
 
 
 def _in_own_process(name: str, out: Path) -> Measurement:
@@ -92,7 +97,7 @@ def measure(name: str, out: Path, file: Path) -> None:
     """Scores of the test images and the median time of one, written to a .npz file."""
     data = load_dataset("digits")
     predict = {"Keras": _keras, "SavedModel": _saved_model, "ONNX Runtime": _onnx}[name](out)
-    tensor = data.preprocessing(data.test.images)
+    tensor = data.preprocessing(_test_images(data))
     scores = predict(tensor)
     times = []
     for i in range(-20, 200):
@@ -168,7 +173,7 @@ def _draw(file: Path, data: Dataset, scores: NDArray[np.float32]) -> None:
     figure, axes = plt.subplots(3, 8, figsize=(11, 5.4), layout="constrained")
     for axis, i in zip(axes.flat, order, strict=True):
         right = guess[i] == truth[i]
-        axis.imshow(data.test.images[i, :, :, 0], cmap="gray_r", interpolation="nearest")
+        axis.imshow(_test_images(data)[i, :, :, 0], cmap="gray_r", interpolation="nearest")
         axis.set_title(
             f"{guess[i]} ({scores[i, guess[i]]:.0%})" + ("" if right else f", is {truth[i]}"),
             color="black" if right else "firebrick", fontsize=10,

@@ -52,7 +52,8 @@ class Loop:
         self.metrics = [_built(metric, int(model.outputs[0].shape[-1])) for metric in metrics]
         self.replicas = strategy.num_replicas_in_sync
         self.stop = tf.Variable(0.0, dtype=tf.float64, trainable=False)  # each worker's own: a signal came
-        self.average = self.scale = None
+        self.average: Average | None = None
+        self.scale: LossScale | None = None
         self._dtype = model.inputs[0].dtype
         if optimizer is not None:
             self._prepare_training()

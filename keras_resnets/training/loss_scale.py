@@ -1,4 +1,4 @@
-"""Dynamic loss scaling, which keeps small float16 gradients from vanishing (Micikevicius et al. 2018, arXiv:1710.03740)."""
+"""Dynamic loss scaling, which keeps small float16 gradients alive (Micikevicius et al. 2018, arXiv:1710.03740)."""
 
 from __future__ import annotations
 

@@ -63,7 +63,8 @@ class ProgressBar(keras.callbacks.Callback):
         row = logs or {}
         shown = [name for name in ("loss", "accuracy", "val_loss", "val_accuracy") if name in row]
         figures = "  ".join(f"{name} {row[name]:.4f}" for name in shown)
-        self._bar.console.print(f"epoch {epoch + 1:3d}  {figures}  {row.get('seconds', 0):.1f} s", highlight=False)
+        line = f"epoch {epoch + 1:3d}  {figures}  {row.get('seconds', 0):.1f} s"
+        self._bar.console.print(line, highlight=False, soft_wrap=True)
 
     def on_train_end(self, logs: Any = None) -> None:
         self._bar.stop()
