@@ -45,7 +45,7 @@ fi
 
 batch=${BATCH:-256} steps=${STEPS:-60} precision=${PRECISION:-bfloat16} out=${OUT:-benchmarks/results}
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+trap 'kill $(jobs -p) 2> /dev/null; rm -rf "$work"' EXIT
 export TF_CPP_MIN_LOG_LEVEL=3
 
 # 1, 2, 4, … and all.
@@ -114,6 +114,7 @@ scaling() {
             --epochs 3 --warmup-epochs 0 --batch-size $((n * batch)) --precision "$precision" --no-sync-batch-norm \
             --no-deterministic --strategy mirrored --quiet --out "$work/scaling-$n"
         kill "$sampler"
+        report
     done
 }
 
@@ -171,13 +172,11 @@ EOF
 }
 
 case ${ONLY:-all} in
-    exactness) exactness ;;
-    scaling) scaling ;;
-    all)
+    exactness | all)
         exactness
         report
-        scaling
-        ;;
+        ;;&
+    scaling | all) scaling ;;
+    exactness) ;;
     *) fail "ONLY is exactness or scaling, not '$ONLY'" ;;
 esac
-report

@@ -282,3 +282,12 @@ def test_the_slurm_example_requeues_on_75_alone(status, restarts, requeued, tmp_
     assert _accepted(done.stdout.split("keras-resnets ")[1].split())
     called = tmp_path / "scontrol.called"
     assert (called.read_text() if called.exists() else "") == ("requeue 17\n" if requeued else "")
+
+
+def test_the_benchmark_for_several_gpus_says_what_it_lacks(tmp_path):
+    script = Path(__file__).parents[2] / "benchmarks" / "multi_gpu.sh"
+    for answer, fault in (("exit 9", "nvidia-smi fails"), ("echo one", "there is 1 GPU"), ("echo", "there is 0 GPU")):
+        environment = _program(tmp_path, "nvidia-smi", answer)
+        done = subprocess.run(["bash", str(script)], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert fault in done.stderr
