@@ -38,7 +38,7 @@ def main(strategy, replicas, dtype, folder):
             self.losses.append(float(logs["loss"]))
             if batch == 0:
                 momenta = [v for v in self.model.optimizer.variables if v.name.endswith("momentum")]
-                self.gradients |= {f"gradient {i}": np.array(v) for i, v in enumerate(momenta)}
+                self.gradients |= {f"gradient {i}": np.asarray(v) for i, v in enumerate(momenta)}
 
     recorder = Recorder()
     recipe = Recipe(
@@ -47,7 +47,7 @@ def main(strategy, replicas, dtype, folder):
     )  # fmt: skip
     model = train(recipe, folder, strategy=strategy, callbacks=[recorder], overwrite=True, verbose=False)
     assert len(recorder.losses) == STEPS
-    weights = {f"weight {i}": np.array(v) for i, v in enumerate(model.variables)}
+    weights = {f"weight {i}": np.asarray(v) for i, v in enumerate(model.variables)}
     if json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {}).get("index", 0) == 0:
         np.savez(Path(folder) / "result.npz", losses=recorder.losses, **recorder.gradients, **weights)
 
