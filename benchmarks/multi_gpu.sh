@@ -28,7 +28,7 @@ found=$(grep -c . <<< "$names") || true
 gpus=${GPUS:-$found}
 [[ $gpus =~ ^[0-9]+$ ]] || fail "GPUS is a number, not '$gpus'"
 [ "$gpus" -le "$found" ] || fail "GPUS is $gpus, and nvidia-smi lists $found"
-[ "$gpus" -ge 2 ] || fail "there is $found GPU: nothing to compare. On one, see the other benchmarks"
+[ "$gpus" -ge 2 ] || fail "at least 2 GPUs are needed; GPUS is $gpus, and nvidia-smi lists $found"
 gpu=$(head -1 <<< "$names")
 
 python=${PYTHON:-.venv/bin/python}
