@@ -286,7 +286,11 @@ def test_the_slurm_example_requeues_on_75_alone(status, restarts, requeued, tmp_
 
 def test_the_benchmark_for_several_gpus_says_what_it_lacks(tmp_path):
     script = Path(__file__).parents[2] / "benchmarks" / "multi_gpu.sh"
-    for answer, fault in (("exit 9", "nvidia-smi fails"), ("echo one", "nvidia-smi lists 1"), ("echo", "nvidia-smi lists 0")):
+    for answer, fault in (
+        ("exit 9", "nvidia-smi fails"),
+        ("echo one", "nvidia-smi lists 1"),
+        ("echo", "nvidia-smi lists 0"),
+    ):
         environment = _program(tmp_path, "nvidia-smi", answer)
         done = subprocess.run(["bash", str(script)], env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 1
