@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.traceback or not _is_ours(error):
             raise
         print(f"keras-resnets: {error}", file=sys.stderr)
-        return 1
+        return int(getattr(error, "exit_status", 1))
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
