@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +26,21 @@ _DCT_SCALES = (1, 2, 4, 8)  # by which libjpeg decodes smaller
 _IN_A_ROW = 20  # unreadable samples at which "skip" gives up: the disk is gone, not an image
 _ORIENTATION = 0x0112  # EXIF's tag
 
-Reader: TypeAlias = Callable[[Any], Any]
-Sample: TypeAlias = Callable[[Any], "tuple[Any, Any]"]
+
+class Reading(NamedTuple):
+    """How the pictures of a split are read.
+
+    Args:
+        content: a function from an int64 row to its encoded image, or uint8 pixels of a split in memory.
+        picture: a function from that and the row to uint8 [height, width, channels] of the network's input.
+    """
+
+    content: Callable[[Any], Any]
+    picture: Callable[[Any, Any], Any]
 
 
-def reader(split: Samples, preprocessing: Preprocessing, augmentation: Augmentation, crop_seed: int) -> Reader:
-    """A function from an int64 row to a tf.data.Dataset of its one picture, uint8 [height, width, channels] of the
-    network's input; iterating over it fails when the picture cannot be read.
+def reading(split: Samples, preprocessing: Preprocessing, augmentation: Augmentation, crop_seed: int) -> Reading:
+    """How the pictures of a split become inputs; both functions fail where a picture cannot be read.
 
     Args:
         split: in memory, of files or of records.
@@ -40,12 +48,11 @@ def reader(split: Samples, preprocessing: Preprocessing, augmentation: Augmentat
         augmentation: for the crop; "none" goes through `Preprocessing.pixels`.
         crop_seed: of an epoch's crops.
     """
-    content = _contents(split)
     size, channels = preprocessing.size, preprocessing.channels
 
     def picture(image: Any, row: Any) -> Any:
         if augmentation.crop == "none":
-            pixels = tf.numpy_function(preprocessing.pixels, [image], tf.uint8)
+            pixels = _called(preprocessing.pixels, image, tf.uint8)
         else:
             chance = tf.random.stateless_uniform([TRIES + 1, 2], tf.stack([tf.constant(crop_seed, tf.int64), row]))
             crop = _cropped if image.dtype == tf.uint8 else _decoded
@@ -53,111 +60,110 @@ def reader(split: Samples, preprocessing: Preprocessing, augmentation: Augmentat
             pixels = tf.cast(values + 0.5, tf.uint8)
         return tf.ensure_shape(pixels, [*size, channels])
 
-    return lambda row: content(row).map(lambda image: picture(image, row))
+    return Reading(_contents(split), picture)
 
 
-def attempt(read: Reader, row: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:
-    """The picture of a row and whether it could be read: zeros and False when reading it fails.
-
-    A graph cannot catch an exception, but a dataset can be told to leave out the elements that raise one.
-    """
-    nothing = tf.data.Dataset.from_tensors((tf.zeros(shape, tf.uint8), False))
-    found = read(row).map(lambda pixels: (pixels, True)).ignore_errors()
-    return found.concatenate(nothing).take(1).get_single_element()
-
-
-def remembered(split: Any, order: Any) -> Sample:
-    """The same as `sampler` of images in memory that are as large as the network's input, which cannot fail."""
+def remembered(positions: Any, split: Any, order: Any) -> Any:
+    """The same as `readable` of images in memory that are as large as the network's input, which cannot fail."""
     with tf.device("cpu:0"):
         images = tf.constant(split.images)
 
-    def sample(position: Any) -> tuple[Any, Any]:
-        return images[order[position]], order[position]
+    def sample(position: Any) -> tuple[Any, Any, Any]:
+        return position, images[order[position]], order[position]
 
-    return sample
+    return positions.map(sample, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def sampler(read: Reader, order: Any, shape: tuple[int, ...], split: Samples, corrupt: CorruptSamples | None) -> Sample:
-    """A function from a position of the epoch's order to (uint8 picture, its row).
+def readable(positions: Any, read: Reading, order: Any) -> Any:
+    """The samples that can be read; those that cannot are missing.
 
     Args:
+        positions: a tf.data.Dataset of positions in the epoch's order.
         read: of the split.
         order: int64 [number], the epoch's.
+
+    Returns:
+        A tf.data.Dataset of (position, uint8 picture, row).
+    """
+
+    # Two steps: where TensorFlow shall be deterministic, it reads records one after the other, but decodes in parallel.
+    def content(position: Any) -> tuple[Any, Any, Any]:
+        return position, read.content(order[position]), order[position]
+
+    def picture(position: Any, content: Any, row: Any) -> tuple[Any, Any, Any]:
+        return position, read.picture(content, row), row
+
+    contents = positions.map(content, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
+    return contents.map(picture, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
+
+
+def replacing(
+    positions: Any, read: Reading, order: Any, shape: tuple[int, ...], split: Samples, corrupt: CorruptSamples
+) -> Any:
+    """The same, but the next sample of the order that can be read takes the place of one that cannot, which is counted.
+
+    Args:
+        positions, read, order: as for `readable`.
         shape: of the pictures.
         split: for the names of samples.
-        corrupt: None: one that cannot be read is an error, which `explain` reads. Otherwise the next of the order
-            that can be read takes its place, and it is counted here.
+        corrupt: counts them.
     """
-    if corrupt is None:
-        return _strict_sampler(read, order, shape)
+    number = tf.size(order, tf.int64)
+
+    def attempt(position: Any) -> tuple[Any, Any]:
+        # A graph cannot catch an exception, but a dataset can leave out the elements that raise one.
+        row = order[position % number]
+        found = tf.data.Dataset.from_tensors(row).map(lambda row: (read.picture(read.content(row), row), True))
+        nothing = tf.data.Dataset.from_tensors((tf.zeros(shape, tf.uint8), False))
+        return found.ignore_errors().concatenate(nothing).take(1).get_single_element()
 
     def count(row: np.int64) -> np.int64:
         corrupt.add(split.name(int(row)))
         return row
 
-    def place(position: Any, further: Any) -> Any:
-        return order[(position + further) % tf.size(order, tf.int64)]
-
-    def sample(position: Any) -> tuple[Any, Any]:
-        def go_on(further: Any, _: Any, __: Any) -> tuple[Any, Any, Any]:
-            return further + 1, *attempt(read, place(position, further + 1), shape)
-
-        further, pixels, readable = tf.while_loop(
-            lambda further, _, readable: ~readable & (further < _IN_A_ROW),
-            go_on,
-            (tf.constant(0, tf.int64), *attempt(read, place(position, 0), shape)),
+    def sample(position: Any) -> tuple[Any, Any, Any]:
+        taken, pixels, success = tf.while_loop(
+            lambda place, _, success: ~success & (place < position + _IN_A_ROW),
+            lambda place, _, __: (place + 1, *attempt(place + 1)),
+            (position, *attempt(position)),
         )
-        replaced = order[position]
-        replaced = tf.cond(further > 0, lambda: tf.numpy_function(count, [replaced], tf.int64), lambda: replaced)
-        with tf.control_dependencies([tf.debugging.Assert(readable, [MARK, replaced])]):
-            return tf.identity(pixels), place(position, further)
+        meant = order[position]
+        meant = tf.cond(taken > position, lambda: tf.numpy_function(count, [meant], tf.int64), lambda: meant)
+        with tf.control_dependencies([tf.debugging.Assert(success, [MARK, meant])]):
+            return position, tf.identity(pixels), order[taken % number]
 
-    return sample
-
-
-def _strict_sampler(read: Reader, order: Any, shape: tuple[int, ...]) -> Sample:
-    def sample(position: Any) -> tuple[Any, Any]:
-        row = order[position]
-        pixels, readable = attempt(read, row, shape)
-        with tf.control_dependencies([tf.debugging.Assert(readable, [MARK, row])]):
-            return tf.identity(pixels), row
-
-    return sample
+    return positions.map(sample, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _contents(split: Samples) -> Reader:
-    """A function from a row to a dataset of its one image: encoded, or uint8 pixels of a split in memory."""
+def _contents(split: Samples) -> Callable[[Any], Any]:
     with tf.device("cpu:0"):
         if isinstance(split, FileSplit):
-            return _file_contents(split)
+            files, root = tf.constant(split.files), f"{split.root}/"
+            return lambda row: tf.io.read_file(root + files[row])
         if isinstance(split, RecordSplit):
             return _record_contents(split)
         if isinstance(split, Split):
-            return _array_contents(split)
+            images = tf.constant(split.images)
+            return lambda row: images[row]
     raise TypeError(f"{type(split).__name__} is no kind of split")
 
 
-def _file_contents(split: FileSplit) -> Reader:
-    files, root = tf.constant(split.files), f"{split.root}/"
-    return lambda row: tf.data.Dataset.from_tensors(root + files[row]).map(tf.io.read_file)
-
-
-def _array_contents(split: Split) -> Reader:
-    images = tf.constant(split.images)
-    return lambda row: tf.data.Dataset.from_tensors(images[row])
-
-
-def _record_contents(split: RecordSplit) -> Reader:
+def _record_contents(split: RecordSplit) -> Callable[[Any], Any]:
     shards = split.shards
     names = tf.constant([str(file) for file in shards.files])
     file = tf.constant(np.searchsorted(shards.first, split.rows, side="right") - 1)
     offset, image = tf.constant(shards.offsets[split.rows]), tf.constant(shards.images[split.rows])
 
     def content(row: Any) -> Any:
-        record = record_at(names[file[row]], offset[row])
-        return record.map(lambda record: tf.strings.substr(record, image[row, 0], image[row, 1]))
+        record = record_at(names[file[row]], offset[row]).get_single_element()
+        return tf.strings.substr(record, image[row, 0], image[row, 1])
 
     return content
+
+
+def _called(function: Callable[[Any], Any], argument: Any, kind: Any) -> Any:
+    """A function of Python in the graph, which TensorFlow may call in any order."""
+    return tf.numpy_function(function, [argument], kind, stateful=False)
 
 
 def crop_box(shape: Any, augmentation: Augmentation, size: tuple[int, int], chance: Any) -> Any:
@@ -174,9 +180,9 @@ def crop_box(shape: Any, augmentation: Augmentation, size: tuple[int, int], chan
         sides = _random_sides(whole, augmentation.min_area, chance[:TRIES])
     else:
         low, high = (side * max(size) / 224 for side in SHORTER_SIDE)
-        shorter = tf.floor(low + chance[0, 0] * (high - low + 1))
+        shorter = tf.minimum(tf.floor(low + chance[0, 0] * (high - low + 1)), high)  # float32 may round up
         sides = tf.clip_by_value(tf.round(np.asarray(size, np.float32) * tf.reduce_min(whole) / shorter), 1.0, whole)
-    corner = tf.floor(chance[TRIES] * (whole - sides + 1))
+    corner = tf.minimum(tf.floor(chance[TRIES] * (whole - sides + 1)), whole - sides)
     return tf.cast(tf.concat([corner, sides], 0), tf.int32)
 
 
@@ -208,14 +214,14 @@ def _decoded(encoded: Any, box_of: Callable[[Any], Any], size: tuple[int, int], 
         return tf.image.resize(tf.ensure_shape(part, [None, None, channels]), size)
 
     def reference() -> Any:
-        pixels = tf.numpy_function(lambda content: _pixels(content, channels), [encoded], tf.uint8)
+        pixels = _called(lambda content: _pixels(content, channels), encoded, tf.uint8)
         return _cropped(pixels, box_of, size, channels)
 
     # JFIF allows only grey and YCbCr; what follows its header may be EXIF, with an orientation.
     head = tf.io.decode_raw(encoded, tf.uint8, fixed_length=22)
     jfif = tf.reduce_all(head[:4] == [0xFF, 0xD8, 0xFF, 0xE0]) & (head[20] == 0xFF) & (head[21] < 0xE0)
     ordinary = tf.cond(
-        jfif, lambda: True, lambda: tf.ensure_shape(tf.numpy_function(is_ordinary, [encoded], tf.bool), [])
+        jfif, lambda: True, lambda: tf.ensure_shape(_called(is_ordinary, encoded, tf.bool), [])
     )
     return tf.cond(ordinary, fused, reference)
 

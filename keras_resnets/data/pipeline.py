@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,9 @@ from numpy.typing import NDArray
 
 from keras_resnets.data.augmentation import Augmentation, Draws, draw
 from keras_resnets.data.batch import change_image, change_images, finish, normalize
-from keras_resnets.data.corrupt import ON_CORRUPT, CorruptSamples, explain
+from keras_resnets.data.corrupt import MARK, ON_CORRUPT, CorruptSamples, explain
 from keras_resnets.data.dataset import DataError, Samples, Split
-from keras_resnets.data.pictures import Sample, reader, remembered, sampler
+from keras_resnets.data.pictures import readable, reading, remembered, replacing
 from keras_resnets.data.plan import Shard, epoch_order, shares, steps_per_epoch
 from keras_resnets.data.randaugment import rand_augment
 from keras_resnets.extras import extra
@@ -86,13 +87,19 @@ def training_batches(
     if whole:
         batches = _whole_batches(split, order, bounds)
     else:
-        if as_they_are:
-            sample = remembered(split, order)
-        else:
-            read = reader(split, preprocessing, augmentation, draws.crop_seed)
-            skipped = None if on_corrupt == "error" else corrupt or CorruptSamples()
-            sample = sampler(read, order, _shape(preprocessing), split, skipped)
-        batches = _grouped(_changed(sample, augmentation, draws), bounds, _shape(preprocessing))
+        read = reading(split, preprocessing, augmentation, draws.crop_seed)
+
+        def samples(positions: Any) -> Any:
+            if as_they_are:
+                found = remembered(positions, split, order)
+            elif on_corrupt == "error":
+                found = readable(positions, read, order)
+            else:
+                counted = corrupt or CorruptSamples()
+                found = replacing(positions, read, order, _shape(preprocessing), split, counted)
+            return _changed(found, augmentation, draws)
+
+        batches = _grouped(samples, bounds, order, _shape(preprocessing))
 
     def assemble(pixels: Any, rows: Any) -> tuple[Any, Any]:
         if whole:
@@ -124,8 +131,8 @@ def evaluation_batches(
     if _as_they_are(split, preprocessing):
         batches = _whole_batches(split, order, bounds)
     else:
-        read = reader(split, preprocessing, Augmentation(), 0)
-        batches = _grouped(sampler(read, order, _shape(preprocessing), split, None), bounds, _shape(preprocessing))
+        read = reading(split, preprocessing, Augmentation(), 0)
+        batches = _grouped(lambda positions: readable(positions, read, order), bounds, order, _shape(preprocessing))
 
     def assemble(pixels: Any, rows: Any) -> tuple[Any, Any]:
         return normalize(pixels, preprocessing), tf.gather(labels, rows)
@@ -155,42 +162,51 @@ def _whole_batches(split: Any, order: Any, bounds: NDArray[np.int64]) -> Any:
     return tf.data.Dataset.from_tensor_slices(bounds).map(take, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _changed(sample: Sample, augmentation: Augmentation, draws: Draws) -> Sample:
-    """`sample`, followed by what an image goes through as uint8."""
+def _changed(samples: Any, augmentation: Augmentation, draws: Draws) -> Any:
+    """Samples after what an image goes through as uint8."""
 
-    def changed(position: Any) -> tuple[Any, Any]:
-        pixels, row = sample(position)
+    def changed(position: Any, pixels: Any, row: Any) -> tuple[Any, Any, Any]:
         pixels = change_image(pixels, row, draws, augmentation.pad)
         if augmentation.rand_augment is not None:
             pixels = rand_augment(pixels, draws.operations[row], draws.signs[row], augmentation.rand_augment[1])
-        return pixels, row
+        return position, pixels, row
 
-    return changed
+    return samples.map(changed, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _grouped(sample: Sample, bounds: NDArray[np.int64], shape: tuple[int, int, int]) -> Any:
-    """The same of what `sample` makes of positions, one by one in parallel.
+def _grouped(samples: Callable[[Any], Any], bounds: NDArray[np.int64], order: Any, shape: tuple[int, int, int]) -> Any:
+    """Batches of (uint8 pixels, rows), an element a share, of samples that are made one by one in parallel.
 
-    Shares of different sizes are filled up to the largest with positions of -1, which cost nothing, and cut.
+    Args:
+        samples: a function from a tf.data.Dataset of positions to one of (position, uint8 picture, row), in which
+            those that cannot be read are missing: an error says the first one's row.
+        bounds: [shares, 2] of positions. Shares of different sizes are filled up to the largest, and cut.
+        order: int64 [number], the epoch's.
+        shape: of the pictures.
     """
     sizes = bounds[:, 1] - bounds[:, 0]
     largest = max(int(sizes.max(initial=0)), 1)
-    positions = bounds[:, :1] + np.arange(largest)
-    equal = _common_size(bounds) == largest
+    places = bounds[:, :1] + np.arange(largest)
+    fill = places >= bounds[:, 1:]
+    filling = tf.data.Dataset.from_tensors(
+        (tf.constant(-1, tf.int64), tf.zeros(shape, tf.uint8), tf.constant(-1, tf.int64))
+    )
+    found = samples(tf.data.Dataset.from_tensor_slices(places[~fill]))
+    found = found.concatenate(filling.repeat())  # what is missing shows at the end, too
+    if fill.any():
+        choice = tf.data.Dataset.from_tensor_slices(fill.reshape(-1).astype(np.int64))
+        found = tf.data.Dataset.choose_from_datasets([found, filling.repeat()], choice)
+    expected = tf.data.Dataset.from_tensor_slices((np.where(fill, -1, places), sizes))
 
-    def sample_or_nothing(position: Any) -> tuple[Any, Any]:
-        nothing = tf.zeros(shape, tf.uint8), tf.constant(-1, tf.int64)
-        return tf.cond(position < 0, lambda: nothing, lambda: sample(position))
+    def cut(batch: Any, expectation: Any) -> tuple[Any, Any]:
+        positions, pixels, rows = batch
+        missing = positions != expectation[0]
+        row = order[tf.maximum(expectation[0][tf.argmax(missing)], 0)]
+        with tf.control_dependencies([tf.debugging.Assert(~tf.reduce_any(missing), [MARK, row])]):
+            size = largest if not fill.any() else expectation[1]
+            return pixels[:size], rows[:size]
 
-    if not equal:
-        positions[positions >= bounds[:, 1:]] = -1
-    samples = tf.data.Dataset.from_tensor_slices(positions.reshape(-1))
-    samples = samples.map(sample if equal else sample_or_nothing, num_parallel_calls=tf.data.AUTOTUNE)
-    batches = samples.batch(largest, drop_remainder=True)
-    if equal:
-        return batches
-    cut = tf.data.Dataset.zip(batches, tf.data.Dataset.from_tensor_slices(sizes))
-    return cut.map(lambda batch, size: (batch[0][:size], batch[1][:size]))
+    return tf.data.Dataset.zip(found.batch(largest, drop_remainder=True), expected).map(cut)
 
 
 def _in_order(batches: Any) -> Any:

@@ -385,3 +385,13 @@ def test_folders_that_are_no_data_set(tmp_path):
 def test_a_place_that_is_missing():
     with pytest.raises(DataError, match=r"'folder:' says no place: folder:PATH"):
         load_dataset("folder:")
+
+
+def test_tensorflow_may_decode_in_parallel_where_it_shall_be_deterministic(tmp_path):
+    """Under enable_op_determinism tf.data runs functions with stateful operations one at a time."""
+    split = split_of(tmp_path, [jpeg(picture())] * 4)
+    for batches in (train(split, Augmentation(crop="random_resized", flip=True)), evaluation_batches(split, SAME, 2)):
+        graph = tf.compat.v1.GraphDef.FromString(batches._as_serialized_graph().numpy())
+        inner = {node.op for function in graph.library.function for node in function.node_def}
+        assert inner & {"DecodeAndCropJpeg", "PyFuncStateless"}
+        assert not inner & {"PyFunc", "EagerPyFunc", "DatasetToSingleElement", "If", "Case", "While"}
