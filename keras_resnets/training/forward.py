@@ -13,6 +13,7 @@ from typing import Any
 
 from keras_resnets.extras import extra
 from keras_resnets.training.config import TrainingError
+from keras_resnets.training.segments import Segmented
 
 with extra("tensorflow"):
     import keras
@@ -52,6 +53,7 @@ class TrainingForward:
         self._tracing, self._lock = 0, threading.Lock()
         self._undo: list[tuple[Any, str, Any]] = []
         self._replica = threading.local()
+        self._segmented = Segmented(model, self._training_forms, remat)
 
     def __call__(self, images: Any) -> Any:
         """The model's outputs for a batch; moving statistics and seed generators go on by one step.
@@ -62,6 +64,10 @@ class TrainingForward:
         Returns:
             Outputs [batch, classes], float32 at least.
         """
+        # Autograph would turn every line of it, and of Keras, into its own code: there is nothing to convert.
+        return tf.autograph.experimental.do_not_convert(self._call)(images)
+
+    def _call(self, images: Any) -> Any:
         number = tf.shape(images)[0]
         if may_be_empty := images.shape[0] in (None, 0) and _replicas() > 1:
             # oneDNN's convolutions fail on empty batches: one black image, that counts for nothing.
@@ -71,7 +77,7 @@ class TrainingForward:
         else:
             self._replica.counts = None
         with self._training_forms():
-            outputs = self.model(images, training=True)
+            outputs = self._segmented(images) if self._segmented.functions else self.model(images, training=True)
         outputs = tf.nest.map_structure(_at_least_float32, outputs)
         return tf.nest.map_structure(lambda rows: rows[:number], outputs) if may_be_empty else outputs
 
@@ -192,7 +198,6 @@ def _synchronized(inputs: Any, scale: Any, offset: Any, epsilon: float, axis: in
     def wide(channels: Any) -> Any:
         return tf.reshape(channels, [-1 if i == axis % rank else 1 for i in range(rank)])
 
-    @tf.custom_gradient
     def normalize(x: Any, scale: Any, offset: Any) -> Any:
         def normal() -> Any:
             return (tf.cast(x, dtype) - wide(mean)) * wide(inverse)
@@ -208,7 +213,7 @@ def _synchronized(inputs: Any, scale: Any, offset: Any, epsilon: float, axis: in
 
         return tf.cast(normal() * wide(scale) + wide(offset), x.dtype), gradient
 
-    return normalize(inputs, scale, offset), mean, variance
+    return tf.custom_gradient(normalize)(inputs, scale, offset), mean, variance
 
 
 def _global_moments(inputs: Any, axes: list[int], share: Any, context: Any) -> tuple[Any, Any, Any]:

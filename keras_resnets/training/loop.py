@@ -22,6 +22,7 @@ from keras_resnets.training.config import Recipe, TrainingError
 from keras_resnets.training.forward import TrainingForward
 from keras_resnets.training.loss_scale import LossScale
 from keras_resnets.training.optimizers import decays, penalty_of
+from keras_resnets.training.updates import fused_updates
 
 with extra("tensorflow"):
     import keras
@@ -57,8 +58,7 @@ class Loop:
         self._dtype = model.inputs[0].dtype
         if optimizer is not None:
             self._prepare_training()
-        # Retracing for the smaller last batch of an evaluation would cost more than a free shape does.
-        self._test_step = tf.function(self._test_batch, reduce_retracing=True)
+        self._test_step = _graph(self._test_batch)
 
     def _prepare_training(self) -> None:
         recipe = self.recipe
@@ -68,10 +68,14 @@ class Loop:
         self.average = Average(self.model, recipe.ema) if recipe.ema else None
         self.scale = LossScale() if recipe.precision == "float16" else None
         # Gradients are added up over replicas outside of what XLA compiles.
-        self._compiled = tf.function(self._local_gradients, jit_compile=True) if recipe.xla else self._local_gradients
+        self._compiled = (
+            tf.function(self._local_gradients, jit_compile=True, autograph=False)
+            if recipe.xla
+            else self._local_gradients
+        )
         # The loop adds the gradients up itself, since it clips them behind that.
         self.optimizer._all_reduce_sum_gradients = lambda pairs: pairs
-        self._train_steps = tf.function(self._run_steps, reduce_retracing=True)
+        self._train_steps = _graph(self._run_steps)
 
     def train(self, batches: Any, steps: int, sums: Sums | None = None, on_steps: OnSteps | None = None) -> Sums:
         """Train for some steps.
@@ -181,10 +185,10 @@ class Loop:
 
     def _run_steps(self, batches: Any, count: Any, sums: Sums) -> Sums:
         if self.recipe.steps_per_execution == 1:
-            return self._train_batch(next(batches), sums)
+            return self._train_batch(batches.get_next(), sums)
 
         def body(i: Any, sums: Sums) -> Any:
-            return i + 1, self._train_batch(next(batches), sums)
+            return i + 1, self._train_batch(batches.get_next(), sums)
 
         return tf.while_loop(lambda i, _: i < count, body, (0, sums))[1]
 
@@ -192,10 +196,11 @@ class Loop:
         # Replicas are traced in turns, so that what changes layers meanwhile stands around all of them.
         with linear_head(self.model):
             gradients, added = self.strategy.run(self._replica_gradients, args=batch)
-        if self.scale:
-            self.scale.apply(self.strategy, gradients, self._replica_update)
-        else:
-            self.strategy.run(self._replica_update, args=(gradients,))
+        with fused_updates(self.optimizer):
+            if self.scale:
+                self.scale.apply(self.strategy, gradients, self._replica_update)
+            else:
+                self.strategy.run(self._replica_update, args=(gradients,))
         if self.average:
             self.average.update(self.optimizer.iterations)
         return self._plus(sums, added)
@@ -272,7 +277,17 @@ class Loop:
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
 
     def _replica_update(self, gradients: list[Any]) -> None:
+        if self.replicas > 1 and not self.recipe.sync_batch_norm:
+            self._share_statistics()
         self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables, strict=True))
+
+    def _share_statistics(self) -> None:
+        """Give all replicas the mean of their moving statistics: so they evaluate and save the same network."""
+        moving = [v for v in self.model.non_trainable_variables if "float" in str(v.dtype)]
+        context = tf.distribute.get_replica_context()
+        means = context.all_reduce(tf.distribute.ReduceOp.MEAN, [tf.convert_to_tensor(v.value) for v in moving])
+        for variable, mean in zip(moving, means, strict=True):
+            variable.assign(mean)
 
     def _replica_test(self, images: Any, labels: Any) -> list[Any]:
         targets = self._targets(labels)
@@ -307,6 +322,12 @@ class Loop:
             size = len(metric.variables)
             yield metric, sums[position : position + size]
             position += size
+
+
+def _graph(function: Callable[..., Any]) -> Any:
+    """A compiled function. There is nothing for autograph to convert, and in deep networks it would take its time; and
+    retracing for the smaller last batch of an evaluation would cost more than a free shape does."""
+    return tf.function(function, autograph=False, reduce_retracing=True)
 
 
 def _built(metric: Any, classes: int) -> Any:

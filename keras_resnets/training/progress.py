@@ -39,10 +39,11 @@ class ProgressBar(keras.callbacks.Callback):
         )  # fmt: skip
         self._task = self._bar.add_task("training", total=epochs * steps, completed=done, rate=0.0, note="")
         self._read = self._began = time.monotonic()
-        self._done = self._first = done
+        self._done = self._first = self._start = done
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._bar.start()
+        self._begun = time.monotonic()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._bar.update(self._task, description=f"epoch {epoch + 1}/{self.epochs}")
@@ -50,6 +51,11 @@ class ProgressBar(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         now = time.monotonic()
+        if logs and self._done == self._start:
+            # Very deep networks compile for a minute: say that they are on their way, and where nobody sees a bar, too.
+            loss = float(logs["loss"])  # waits for the device
+            line = f"first step after {time.monotonic() - self._begun:.1f} s  loss {loss:.4f}"
+            self.console.print(line, highlight=False, soft_wrap=True)
         # The number of the epoch's step: several may have gone by.
         self._done += batch + 1 - self._done % self.steps
         if logs and now - self._read > _REFRESH:

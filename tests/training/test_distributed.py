@@ -84,3 +84,24 @@ def test_in_float32_the_first_step_agrees(trained, strategy, replicas):
     assert abs(many["losses"][0] / one["losses"][0] - 1) < 1e-5
     assert difference(one, many, "gradient") < 1e-5
 
+
+LOCAL = """
+import sys
+import numpy as np
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from keras_resnets.training import Recipe, train
+recipe = Recipe(model="resnet20", data="digits", epochs=1, batch_size=128, learning_rate=0.05, sync_batch_norm=False)
+model = train(recipe, sys.argv[1], strategy="mirrored", verbose=False)
+for variable in model.variables:
+    one, other = variable.value.values
+    assert np.array_equal(one, other), variable.path
+"""
+
+
+def test_with_local_batch_norm_replicas_keep_the_same_variables(tmp_path):
+    """Their batches differ, and so would their moving statistics: then each would evaluate another network."""
+    command = [sys.executable, "-c", LOCAL, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
