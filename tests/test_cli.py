@@ -12,10 +12,10 @@ from PIL import Image
 
 from keras_resnets import ResNet20, __version__, load_model, save_model
 from keras_resnets.bundle import Bundle
-from keras_resnets.cli import _RECIPE_OPTIONS, main
+from keras_resnets.cli import main
 from keras_resnets.data import load_dataset
 from keras_resnets.models.files import describe
-from keras_resnets.training import Recipe
+from keras_resnets.training import RECIPES, Recipe
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,9 @@ def test_help_and_version_load_no_framework_and_show_examples():
     for arguments, absent in (
         (["--help"], ("keras", "tensorflow", "numpy")),
         (["train", "--help"], ("keras", "tensorflow", "numpy")),
+        (["train", "--list"], ("keras", "tensorflow", "numpy")),
+        (["launch", "--help"], ("keras", "tensorflow", "numpy")),
+        (["evaluate", "--help"], ("keras", "tensorflow", "numpy")),
         (["weights", "convert", "--help"], ("keras", "tensorflow", "numpy")),
         (["--version"], ("keras", "tensorflow", "numpy")),
         (["info", "resnet50"], ("keras", "tensorflow")),
@@ -62,10 +65,44 @@ def test_help_and_version_load_no_framework_and_show_examples():
     )
 
 
-def test_every_field_of_a_recipe_is_an_option():
-    """The command line repeats them, since asking the class would load TensorFlow for --help."""
-    fields = {field.name: field.type for field in dataclasses.fields(Recipe)}
-    assert {name: kind.__name__ for name, kind in _RECIPE_OPTIONS.items()} == fields
+def shown(arguments, capsys):
+    assert main(["train", *arguments, "--show"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_every_field_of_a_recipe_is_an_option(capsys):
+    other = {str: "wrn16_4", int: "3", float: "0.25", tuple: "0.2,0.4"}
+    choices = {
+        "optimizer": "lars", "schedule": "step", "loss": "binary", "precision": "bfloat16", "crop": "shorter_side",
+        "on_corrupt": "skip",
+    }  # fmt: skip
+    usual = RECIPES["digits"]()
+    for field in dataclasses.fields(Recipe):
+        before, flag = getattr(usual, field.name), f"--{field.name.replace('_', '-')}"
+        more = ["--warmup-rate", "0.01"] if field.name == "warmup_constant" else []
+        if isinstance(before, bool):
+            given = [flag if not before else flag.replace("--", "--no-", 1)]
+        else:
+            given = [flag, choices.get(field.name, other[type(before)])]
+        found = shown(["--recipe", "digits", "--out", "nowhere", *given, *more], capsys)
+        assert found[field.name] != usual.to_dict()[field.name], field.name
+        assert Recipe.from_dict(found)
+
+
+def test_recipes_are_listed_and_misspelt_ones_guessed(capsys):
+    assert main(["train", "--list"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in RECIPES)
+    assert main(["train", "--recipe", "fashion_mnits"]) == 1
+    assert "did you mean fashion_mnist" in capsys.readouterr().err
+
+
+def test_a_runs_own_recipe_goes_on(tmp_path, capsys):
+    recipe = dataclasses.replace(RECIPES["digits"](), epochs=7, warmup_epochs=1)
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe.to_dict()))
+    assert shown(["--out", str(tmp_path)], capsys)["epochs"] == 7
+    assert shown(["--out", str(tmp_path), "--recipe", "digits"], capsys)["epochs"] == 30
+    assert shown(["--out", str(tmp_path), "--overwrite"], capsys)["epochs"] == 30
 
 
 def test_list_and_info(capsys):
@@ -178,7 +215,7 @@ def test_train_writes_a_run_that_export_takes(tmp_path, capsys):
     recipe = json.loads((run / "recipe.json").read_text())
     assert (recipe["epochs"], recipe["flip"]) == (1, True)
     assert main(arguments) == 1
-    assert "already holds a run" in capsys.readouterr().err
+    assert "already holds a finished run" in capsys.readouterr().err
     assert main(["export", str(run), str(tmp_path / "b"), "--no-saved-model"]) == 0
 
 
@@ -207,7 +244,7 @@ def test_train_writes_a_run_that_export_takes(tmp_path, capsys):
         (["predict", "{work}/b", "{work}/photos/0.png", "--top", "0"], "at least 1"),
         (["predict", "{work}/b", "{work}/photos/0.png", "--provider", "cuda"], "pip install"),
         (["predict", "{work}/b", "{work}/photos/0.png", "--threads", "0"], "at least 1"),
-        (["train", "--recipe", "imagenet"], "digits, fashion_mnist"),
+        (["train", "--recipe", "zebra"], "digits, fashion_mnist"),
         (["train", "--epochs", "0", "--out", "{new}"], "epochs must be at least 1"),
         (["train", "--model", "resnet21", "--out", "{new}"], "did you mean"),
         (["train", "--strategy", "cluster", "--out", "{new}"], "auto, single, mirrored"),
