@@ -6,8 +6,9 @@
 ResNet-20 takes 28×28×1 in batches of 128, ResNet-50 224×224×3 in batches of 16, with SGD and momentum. One batch stays
 in memory, so that no input pipeline is measured. Ours is `keras_resnets.training.loop.Loop` with deterministic
 operations, as `keras-resnets train` runs it. Keras's is `compile` and `fit` as a user writes them: of the same network
-in stock layers, or of keras.applications.ResNet50. PyTorch's is channels_last, with autocast for bfloat16; --torch-python names
-a Python that has it. Each run is a process of its own, in turn; the result goes to benchmarks/results.
+in stock layers, or of keras.applications.ResNet50. PyTorch's is channels_last, with autocast for bfloat16;
+--torch-python names a Python that has it. Each run is a process of its own, in turn; the result goes to
+benchmarks/results.
 """
 
 from __future__ import annotations
