@@ -26,7 +26,9 @@ OPERATIONS = 14  # of RandAugment
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of training images, in this order; all are off by default.
+    """Random changes of training images; all are off by default.
+
+    They follow each other as crop, pad, flip, rand_augment, (normalisation,) random_erasing, mixup or cutmix.
 
     Args:
         pad: zeros put around the image before a random crop of its own size, in pixels.
@@ -34,7 +36,9 @@ class Augmentation:
         crop: how a picture becomes as large as the network's input. "none": as in evaluation.
             "random_resized": a random part of at least `min_area` and of aspect 3/4 to 4/3, resized (Szegedy et
             al. 2014, section 6). "shorter_side": resized so that the shorter side is 256 to 480 pixels for an input
-            of 224 (in proportion for others), then a random crop (He et al. 2015, section 3.4).
+            of 224 (in proportion for others), then a random crop (He et al. 2015, section 3.4). JPEGs are resized
+            bilinearly without antialiasing, after libjpeg decoded them at 1/2, 1/4 or 1/8 where the part is that
+            much larger than the input: less than twofold remains.
         min_area: smallest share of the picture's area that "random_resized" takes.
         rand_augment: (operations, magnitude 0…10) of RandAugment (Cubuk et al. 2019): so many of its 14
             operations, one after the other; strengths grow with the magnitude (see `randaugment`).

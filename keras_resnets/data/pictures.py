@@ -220,9 +220,7 @@ def _decoded(encoded: Any, box_of: Callable[[Any], Any], size: tuple[int, int], 
     # JFIF allows only grey and YCbCr; what follows its header may be EXIF, with an orientation.
     head = tf.io.decode_raw(encoded, tf.uint8, fixed_length=22)
     jfif = tf.reduce_all(head[:4] == [0xFF, 0xD8, 0xFF, 0xE0]) & (head[20] == 0xFF) & (head[21] < 0xE0)
-    ordinary = tf.cond(
-        jfif, lambda: True, lambda: tf.ensure_shape(_called(is_ordinary, encoded, tf.bool), [])
-    )
+    ordinary = tf.cond(jfif, lambda: True, lambda: tf.ensure_shape(_called(is_ordinary, encoded, tf.bool), []))
     return tf.cond(ordinary, fused, reference)
 
 

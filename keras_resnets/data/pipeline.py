@@ -188,9 +188,7 @@ def _grouped(samples: Callable[[Any], Any], bounds: NDArray[np.int64], order: An
     largest = max(int(sizes.max(initial=0)), 1)
     places = bounds[:, :1] + np.arange(largest)
     fill = places >= bounds[:, 1:]
-    filling = tf.data.Dataset.from_tensors(
-        (tf.constant(-1, tf.int64), tf.zeros(shape, tf.uint8), tf.constant(-1, tf.int64))
-    )
+    filling = tf.data.Dataset.from_tensors((np.int64(-1), np.zeros(shape, np.uint8), np.int64(-1)))
     found = samples(tf.data.Dataset.from_tensor_slices(places[~fill]))
     found = found.concatenate(filling.repeat())  # what is missing shows at the end, too
     if fill.any():

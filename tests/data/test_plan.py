@@ -23,6 +23,7 @@ def by_step(bounds, shard):
 
 
 @given(number=st.integers(1, 300), batch_size=st.integers(1, 64), shards=workers(), drop_last=st.booleans())
+@settings(deadline=None)
 def test_the_replicas_of_all_workers_take_each_position_once(number, batch_size, shards, drop_last):
     if drop_last and number < batch_size:
         return
@@ -37,6 +38,7 @@ def test_the_replicas_of_all_workers_take_each_position_once(number, batch_size,
 
 
 @given(number=st.integers(1, 300), batch_size=st.integers(1, 64), total=st.integers(1, 9))
+@settings(deadline=None)
 def test_shares_are_equal_to_a_pair_and_divide_none(number, batch_size, total):
     bounds = shares(number, batch_size, Shard(0, total, total), drop_last=False).reshape(-1, total, 2)
     for step, part in enumerate(bounds):
@@ -51,7 +53,7 @@ def test_shares_are_equal_to_a_pair_and_divide_none(number, batch_size, total):
 @given(
     number=st.integers(1, 300), batch_size=st.integers(1, 64), shards=workers(), drop_last=st.booleans(), data=st.data()
 )
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_a_later_start_is_the_rest_of_the_epoch(number, batch_size, shards, drop_last, data):
     if drop_last and number < batch_size:
         return
