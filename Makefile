@@ -4,7 +4,8 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-train test test-all test-jax check format readme benchmark-build benchmark-export clean
+.PHONY: help demo demo-train test test-all test-jax check format readme benchmark-build benchmark-export \
+	benchmark-input benchmark-train clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -50,6 +51,13 @@ benchmark-build: $(INSTALLED) ## time the construction of the thousand-layer net
 
 benchmark-export: $(INSTALLED) ## time ONNX exports against Keras's own exporter
 	$(BIN)/python benchmarks/export_onnx.py
+
+benchmark-input: $(INSTALLED) ## time the input pipeline against a torch DataLoader (TORCH=a Python that has torch)
+	$(BIN)/python benchmarks/input_pipeline.py --torch-python $(TORCH)
+
+benchmark-train: $(INSTALLED) ## time training steps against Keras's fit, and PyTorch (TORCH=a Python that has torch)
+	$(BIN)/python benchmarks/train_speed.py --model resnet20 $(if $(TORCH),--torch-python $(TORCH))
+	$(BIN)/python benchmarks/train_speed.py --model resnet50 $(if $(TORCH),--torch-python $(TORCH))
 
 clean: ## remove the virtual environment and what was built
 	rm -rf .venv build dist demo_output *.egg-info

@@ -6,14 +6,14 @@ import signal
 import time
 import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keras_resnets.data import Dataset
+from keras_resnets.data import Dataset, Samples
 from keras_resnets.extras import extra
 from keras_resnets.models.files import save_model
 from keras_resnets.training.checkpoint import read_newest, write_checkpoint
@@ -107,7 +107,7 @@ class Course:
             self.loop.average.put_in_place()
         if self.chief:
             save_model(model, self.folder / MODEL)  # a callback may have restored better weights at the end
-        test = self.loop.evaluate(self.feed.evaluation(self.data.test))
+        test = self._evaluate(self.data.test)
         if self.chief:
             write_json(self.folder / EVALUATION, {"test": test})
         return model
@@ -141,7 +141,7 @@ class Course:
 
         if left:
             batches = self.feed.training(self.epoch, self.step)
-            with self.feed.explained():
+            with self.feed.explained(self.data.train):
                 self.sums = self.loop.train(batches, left, self.sums, on_steps)
 
     def _told_to_stop(self, signals: Interrupts, recent: deque[Any]) -> bool:
@@ -177,7 +177,7 @@ class Course:
                 if signals.received is not None and not self.several:
                     self._raise_stopped(signals.received)
 
-            held_out = self.loop.evaluate(self.feed.evaluation(self.data.validation), on_batch)
+            held_out = self._evaluate(self.data.validation, on_batch)
             row |= {f"val_{name}": value for name, value in held_out.items()}
         row["learning_rate"] = float(np.asarray(self.loop.optimizer.learning_rate))
         self._stop_the_clock()
@@ -197,6 +197,10 @@ class Course:
         if self.chief:
             self.records.epoch(self.history, self.timing)
         self.save()
+
+    def _evaluate(self, split: Samples, on_batch: Callable[[], None] | None = None) -> dict[str, float]:
+        with self.feed.explained(split):
+            return self.loop.evaluate(self.feed.evaluation(split), on_batch)
 
     def _keep_best(self) -> None:
         accuracies = [row.get("val_accuracy", 0.0) for row in self.history]

@@ -78,12 +78,12 @@ class Feed:
             return iter(batches)
 
     @contextmanager
-    def explained(self) -> Iterator[None]:
-        """Turn TensorFlow's report of a corrupt training image into a DataError that names it."""
+    def explained(self, split: Samples) -> Iterator[None]:
+        """Turn TensorFlow's report of a corrupt image of a split into a DataError that names it."""
         try:
             yield
         except tf.errors.OpError as error:
-            if found := explain(error, self.data.train):
+            if found := explain(error, split):
                 raise found from error
             raise
 

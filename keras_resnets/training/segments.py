@@ -16,6 +16,7 @@ from keras_resnets.extras import extra
 with extra("tensorflow"):
     import keras
     import tensorflow as tf
+    from tensorflow.python.ops.resource_variable_ops import variable_accessed
 
 # Fewer equal segments are not worth a function of their own.
 SHARED_FROM = 8
@@ -34,10 +35,9 @@ class Segment:
         self.layers = list({id(node.operation): node.operation for node in nodes}.values())
         found = [v for layer in self.layers for v in getattr(layer, "variables", [])]
         self.variables = list({id(v): v for v in found}.values())
-        # Values that have gradients; and the states of seed generators, which the backward pass needs as they were.
-        self.given = [v for v in self.variables if v.trainable or not tf.as_dtype(v.dtype).is_floating]
-        # Moving statistics, which a segment reads and writes itself.
-        self.kept = [v for v in self.variables if all(v is not other for other in self.given)]
+        # States of seed generators; the backward pass needs them as they were. A segment reads and writes the rest.
+        self.seeds = [v for v in self.variables if not tf.as_dtype(v.dtype).is_floating]
+        self.floats = [v for v in self.variables if tf.as_dtype(v.dtype).is_floating]
 
     def __call__(self, x: Any) -> Any:
         """What the layers compute."""
@@ -145,59 +145,54 @@ class SegmentFunction:
 
     def __call__(self, segment: Segment, x: Any) -> Any:
         """What a segment makes of a tensor; its moving statistics and seed generators go on."""
-        values = [tf.convert_to_tensor(variable.value) for variable in segment.given]
-        handles = [variable.value.handle for variable in segment.kept]
-        y, *seeds = self._forward(x, *values, *handles)
-        for variable, seed in zip((v for v in segment.given if not v.trainable), seeds, strict=True):
-            variable.assign(seed)
+        for variable in segment.floats:
+            if variable.trainable:
+                variable_accessed(variable.value)  # a tape shall watch it, as if it were read here
+        seeds = [tf.convert_to_tensor(variable.value) for variable in segment.seeds]
+        y, *news = self._forward(x, seeds, [variable.value.handle for variable in segment.floats])
+        for variable, new in zip(segment.seeds, news, strict=True):
+            variable.assign(new)
         return y
 
-    def _body(self, x: Any, *state: Any) -> list[Any]:
+    def _body(self, x: Any, seeds: list[Any], handles: list[Any]) -> list[Any]:
         """The segment's result, and the seeds of the next step; moving statistics are written."""
-        number = len(self._segment.given)
-        given, handles = state[:number], state[number:]
-        kept = [*map(_read, handles, self._segment.kept)]
+        values = self._read(handles)
+        number = len(seeds)
 
-        def recomputed(x: Any, *given: Any) -> Any:
+        def recomputed(x: Any, *values: Any) -> Any:
             def gradient(upstream: Any, *_: Any) -> Any:
-                return self._backward(upstream, x, *given, *handles)
+                return self._backward(upstream, x, seeds, handles)
 
-            return self._run(x, [*given, *kept]), gradient
+            return self._run(x, seeds, values), gradient
 
-        call = tf.custom_gradient(recomputed) if self._remat else lambda x, *given: self._run(x, [*given, *kept])
-        y, *news = call(x, *given)
-        for handle, old, new in zip(handles, kept, news[number:], strict=True):
-            if new is not old:
+        y, *news = tf.custom_gradient(recomputed)(x, *values) if self._remat else self._run(x, seeds, values)
+        for handle, old, new, variable in zip(handles, values, news[number:], self._segment.floats, strict=True):
+            if new is not old and not variable.trainable:
                 tf.raw_ops.AssignVariableOp(resource=handle, value=new)
-        return [y, *(new for new, variable in zip(news, self._segment.given, strict=False) if not variable.trainable)]
+        return [y, *news[:number]]
 
-    def _values(self, state: Any) -> list[Any]:
-        """The values of the variables, in the segment's order."""
-        given, handles = state[: len(self._segment.given)], state[len(self._segment.given) :]
-        return [*given, *map(_read, handles, self._segment.kept)]
+    def _read(self, handles: list[Any]) -> list[Any]:
+        return [
+            tf.ensure_shape(tf.raw_ops.ReadVariableOp(resource=handle, dtype=variable.dtype), variable.shape)
+            for handle, variable in zip(handles, self._segment.floats, strict=True)
+        ]
 
-    def _run(self, x: Any, values: list[Any]) -> list[Any]:
-        """The segment's result, and its variables' new values: those that were given, then those that are kept."""
-        variables = [*self._segment.given, *self._segment.kept]
-        scope = keras.StatelessScope(list(zip(variables, values, strict=True)))
+    def _run(self, x: Any, seeds: Any, values: Any) -> list[Any]:
+        """The segment's result, and the new values of its seeds and floats."""
+        variables = [*self._segment.seeds, *self._segment.floats]
+        scope = keras.StatelessScope(list(zip(variables, [*seeds, *values], strict=True)))
         with self._forms(), scope:
             y = self._inside(x, training=True)
         return [y, *(scope.get_current_value(variable) for variable in variables)]
 
-    def _gradients(self, upstream: Any, x: Any, *state: Any) -> list[Any]:
-        """The gradients of x and of the values given; None for seeds."""
-        values = self._values(state)
-        wanted = {i: values[i] for i, variable in enumerate(self._segment.given) if variable.trainable}
+    def _gradients(self, upstream: Any, x: Any, seeds: list[Any], handles: list[Any]) -> list[Any]:
+        """The gradients of x and of the floats."""
+        values = self._read(handles)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([x, *wanted.values()])
-            y = self._run(x, values)[0]
-        zero = tf.UnconnectedGradients.ZERO
-        dx, found = tape.gradient(y, (x, wanted), upstream, unconnected_gradients=zero)
-        return [dx, *(found.get(i) for i in range(len(self._segment.given)))]
-
-
-def _read(handle: Any, variable: Any) -> Any:
-    return tf.ensure_shape(tf.raw_ops.ReadVariableOp(resource=handle, dtype=variable.dtype), variable.shape)
+            tape.watch([x, *values])
+            y = self._run(x, seeds, values)[0]
+        dx, found = tape.gradient(y, (x, values), upstream, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return [dx, *found]
 
 
 class _Training(keras.layers.Layer):

@@ -14,9 +14,10 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_resnets import load_model
-from keras_resnets.data import load_dataset
+from keras_resnets.data import DataError, load_dataset
 from keras_resnets.training import RECIPES, TrainingError, evaluate_model, train
 from keras_resnets.training.checkpoint import read_newest
+from keras_resnets.training.course import SkippedWarning
 
 SHORT = replace(RECIPES["digits"](), epochs=4, warmup_epochs=1, validation=100, batch_size=64)
 
@@ -301,7 +302,7 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
 import keras
 import keras_resnets
-from keras_resnets.data import load_dataset
+from keras_resnets.data import DataError, load_dataset
 data = load_dataset("digits")
 strategy = tf.distribute.get_strategy()
 if replicas > 1:
@@ -314,3 +315,37 @@ images = data.preprocessing.normalize(data.train.images)
 history = model.fit(images[:1408], data.train.labels[:1408], batch_size=64, epochs=4, verbose=0)
 print(json.dumps(history.history["loss"]))
 """
+
+
+FILES = replace(SHORT, image_size=8, epochs=1, warmup_epochs=0, validation=0, batch_size=50)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of digits as PNG files, ten a class to train and one to test."""
+    data = load_dataset("digits")
+    for part, split, each in (("train", data.train, 10), ("test", data.test, 1)):
+        for digit in range(10):
+            folder = tmp_path / "pictures" / part / str(digit)
+            folder.mkdir(parents=True)
+            for number, row in enumerate(np.flatnonzero(split.labels == digit)[:each]):
+                Image.fromarray(split.images[row, :, :, 0]).convert("RGB").save(folder / f"{number}.png")
+    return tmp_path / "pictures"
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_corrupt_picture_is_named_wherever_it_is(tmp_path, pictures, part):
+    (pictures / part / "3" / "0.png").write_bytes(b"no picture")
+    recipe = replace(FILES, data=f"folder:{pictures}")
+    with pytest.raises(DataError, match=r"3/0\.png"):
+        train(recipe, tmp_path / "run", verbose=False)
+
+
+def test_skipped_pictures_are_counted_and_named(tmp_path, pictures):
+    (pictures / "train" / "3" / "0.png").write_bytes(b"no picture")
+    recipe = replace(FILES, data=f"folder:{pictures}")
+    with pytest.warns(SkippedWarning, match=r"epoch 1: 1 unreadable: .*3/0\.png"):
+        train(replace(recipe, on_corrupt="skip"), tmp_path / "run", verbose=False)
+    with (tmp_path / "run" / "log.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["skipped"] == "1"
