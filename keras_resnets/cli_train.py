@@ -77,7 +77,10 @@ def _recipe_fields() -> list[tuple[str, Any]]:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers with commas between them") from None
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -131,7 +131,7 @@ def _shards(folder: Path, pattern: str) -> list[Path]:
         if match := _SHARD.fullmatch(path.name):
             found[int(match[1])] = path, int(match[2])
     if not found:
-        raise DataError(f"{folder} has no files {pattern}-of-*")
+        raise DataError(f"{folder} has no files {pattern}-of-*: name the folder of the TFRecords, as in imagenet:PATH")
     count = max(number for _, number in found.values())
     missing = sorted(set(range(count)) - set(found))
     if missing:

@@ -77,7 +77,9 @@ class TrainingForward:
         else:
             self._replica.counts = None
         with self._training_forms():
-            outputs = self._segmented(images) if self._segmented.functions else self.model(images, training=True)
+            # Replicas wait for one another in batch norm, which they cannot do in a function of a function.
+            shares = self._segmented.functions and _replicas() == 1
+            outputs = self._segmented(images) if shares else self.model(images, training=True)
         outputs = tf.nest.map_structure(_at_least_float32, outputs)
         return tf.nest.map_structure(lambda rows: rows[:number], outputs) if may_be_empty else outputs
 

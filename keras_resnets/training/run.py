@@ -83,9 +83,11 @@ def train(
     """
     folder = Path(folder)
     model_info(recipe.model)
-    if overwrite:
-        _refuse_foreign(folder)
-    else:
+    if folder.exists() and not folder.is_dir():
+        raise TrainingError(f"{folder} is a file, not a folder for a run")
+    if min(save_minutes, save_steps) < 0 or peer_timeout <= 0:
+        raise TrainingError("save_minutes and save_steps must be at least 0, and peer_timeout more")
+    if not overwrite:
         _refuse(folder, recipe, resume)
     if keep_best and not recipe.validation and dataset is None:
         raise TrainingError("keep_best needs held-out images: set validation, for example to 5000")
@@ -147,11 +149,6 @@ def _refuse(folder: Path, recipe: Recipe, resume: bool) -> None:
 
 _OURS = (RECIPE, MODEL, BEST, EVALUATION, records.HISTORY, records.ENVIRONMENT, records.LOG, records.CURVES)
 _OUR_FOLDERS = (FOLDER, records.TENSORBOARD)
-
-
-def _refuse_foreign(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise TrainingError(f"{folder} is a file, not a folder for a run")
 
 
 def _clear(folder: Path) -> None:
