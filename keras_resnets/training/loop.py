@@ -62,6 +62,8 @@ class Loop:
 
     def _prepare_training(self) -> None:
         recipe = self.recipe
+        if recipe.remat and self.replicas > 1:
+            raise TrainingError("remat works on one device: replicas cannot wait for one another while they recompute")
         self._forward = TrainingForward(
             self.model, precision=recipe.precision, remat=recipe.remat, sync_batch_norm=recipe.sync_batch_norm
         )

@@ -93,13 +93,6 @@ def cut(model: Any) -> list[Segment]:
     return segments
 
 
-def merged(segments: list[Segment], number: int) -> list[Segment]:
-    """Segments of `number` ones each; the last stays alone."""
-    *front, last = segments
-    parts = [front[i : i + number] for i in range(0, len(front), number)]
-    return [*(Segment([node for s in part for node in s.nodes], part[0].source) for part in parts), last]
-
-
 def _can_be_cut(model: Any) -> bool:
     tensors = [tensor for node in _nodes(model) for tensor in node.outputs]
     masked = any(getattr(tensor, "_keras_mask", None) is not None for tensor in tensors)
@@ -227,9 +220,6 @@ class Segmented:
         self._model = model
         self.calls: list[tuple[SegmentFunction | None, Segment]] = []
         segments = cut(model)
-        if remat and segments:
-            import os
-            segments = merged(segments, int(os.environ.get("CHUNK", 4)))
         signatures = [segment.signature() for segment in segments]
         functions: dict[str, SegmentFunction] = {}
         for i, (segment, signature) in enumerate(zip(segments, signatures, strict=True)):
