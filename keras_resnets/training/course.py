@@ -6,7 +6,7 @@ import signal
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,8 +88,9 @@ class Course:
         position = {name: getattr(self, name) for name in _POSITION}
         write_checkpoint(self.folder, self.loop.state(self.sums or self.loop.zeros()), position)
 
-    def to_the_end(self, callbacks: Sequence[Any]) -> Any:
+    def to_the_end(self, callbacks: Sequence[Any], signals: Interrupts) -> Any:
         """Train the epochs that are left, save and evaluate the model."""
+        signals.tell(lambda: self.loop.stop.assign(1.0))
         model = self.loop.model
         if self.chief:
             self.records.begin(self.loop.strategy)
@@ -97,8 +98,7 @@ class Course:
         params = {"epochs": self.loop.recipe.epochs, "steps": self.feed.steps, "verbose": 0}
         told = keras.callbacks.CallbackList(list(callbacks), model=model, **params)
         try:
-            with Interrupts(lambda: self.loop.stop.assign(1.0)) as signals:
-                self._epochs(told, signals)
+            self._epochs(told, signals)
         finally:
             del model.optimizer  # or it would be saved with the model
             if self.chief:
@@ -107,7 +107,7 @@ class Course:
             self.loop.average.put_in_place()
         if self.chief:
             save_model(model, self.folder / MODEL)  # a callback may have restored better weights at the end
-        test = self._evaluate(self.data.test)
+        test = self._evaluate(self.data.test, signals)
         if self.chief:
             write_json(self.folder / EVALUATION, {"test": test})
         return model
@@ -161,9 +161,11 @@ class Course:
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         name = signal.Signals(number).name if number else "a signal to another worker"
+        at = f"epoch {self.epoch + 1}, step {self.step} of {self.feed.steps}"
+        if self.epoch == self.loop.recipe.epochs:
+            at = "the evaluation of the test images"
         raise TrainingStopped(
-            f"{name} ended the run in epoch {self.epoch + 1}, step {self.step} of {self.feed.steps}; its state is in "
-            f"{self.folder}, and the same command goes on from there",
+            f"{name} ended the run in {at}; its state is in {self.folder}, and the same command goes on from there",
             number or signal.SIGTERM,
         )
 
@@ -172,12 +174,7 @@ class Course:
         row = {"epoch": self.epoch + 1, **self.loop.result(self.sums)}
         if self.data.validation:
             self.save()  # a kill during the evaluation costs no training
-
-            def on_batch() -> None:
-                if signals.received is not None and not self.several:
-                    self._raise_stopped(signals.received)
-
-            held_out = self._evaluate(self.data.validation, on_batch)
+            held_out = self._evaluate(self.data.validation, signals)
             row |= {f"val_{name}": value for name, value in held_out.items()}
         row["learning_rate"] = float(np.asarray(self.loop.optimizer.learning_rate))
         self._stop_the_clock()
@@ -198,7 +195,12 @@ class Course:
             self.records.epoch(self.history, self.timing)
         self.save()
 
-    def _evaluate(self, split: Samples, on_batch: Callable[[], None] | None = None) -> dict[str, float]:
+    def _evaluate(self, split: Samples, signals: Interrupts) -> dict[str, float]:
+        def on_batch() -> None:
+            # There is a checkpoint of this moment. Several workers go on to where they can agree to stop.
+            if signals.received is not None and not self.several:
+                self._raise_stopped(signals.received)
+
         with self.feed.explained(split):
             return self.loop.evaluate(self.feed.evaluation(split), on_batch)
 

@@ -13,15 +13,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class Interrupts:
-    """Inside, the first signal sets `received`; a second Ctrl-C ends at once.
+    """Inside, the first signal sets `received`; a second Ctrl-C ends at once."""
 
-    Args:
-        on_signal: called with the first signal, from the main thread.
-    """
-
-    def __init__(self, on_signal: Callable[[], None] | None = None) -> None:
+    def __init__(self) -> None:
         self.received: int | None = None
-        self._on_signal = on_signal
+        self._on_signal: Callable[[], None] | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -32,6 +28,12 @@ class Interrupts:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def tell(self, on_signal: Callable[[], None]) -> None:
+        """Call a function with the first signal, from the main thread; now, if it has come already."""
+        self._on_signal = on_signal
+        if self.received is not None:
+            on_signal()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:

@@ -20,6 +20,7 @@ from keras_resnets.training.checkpoint import FOLDER
 from keras_resnets.training.config import RECIPE, Recipe, TrainingError, read_recipe
 from keras_resnets.training.course import Course, agree
 from keras_resnets.training.feed import EVALUATION_BATCH, Feed
+from keras_resnets.training.interrupt import Interrupts
 from keras_resnets.training.loop import Loop
 from keras_resnets.training.optimizers import make_optimizer
 from keras_resnets.training.records import BEST, EVALUATION, MODEL, Records
@@ -96,6 +97,7 @@ def train(
     check_batch_size(recipe.batch_size, scope)
     with ExitStack() as stack:
         stack.enter_context(watching_peers(scope))
+        signals = stack.enter_context(Interrupts())
         data = _load(recipe, dataset)
         if is_chief(scope):
             stack.enter_context(records.only_one(folder))
@@ -109,7 +111,7 @@ def train(
 
             bar = ProgressBar(recipe.epochs, course.feed.steps, recipe.batch_size, course.done_steps())
             callbacks = [*callbacks, bar]
-        return course.to_the_end(callbacks)
+        return course.to_the_end(callbacks, signals)
 
 
 def evaluate_model(model: Any, split: Split, preprocessing: Preprocessing | None = None) -> dict[str, float]:

@@ -119,7 +119,8 @@ def ended(number):
 
 
 def main():
-    """Answer commands on standard input, one JSON list a line: [folder, phase] or [folder, seconds, signal]."""
+    """Answer commands on standard input, one JSON list a line: [folder, phase], or [folder, seconds, signal], where a
+    negative number means as soon as there is a checkpoint."""
     assert atomic  # loaded before the forks
     for line in sys.stdin:
         folder, how, *rest = json.loads(line)
@@ -127,8 +128,10 @@ def main():
             code = ended(start(folder, how))
         else:
             began, number = time.monotonic(), start(folder)
-            while time.monotonic() - began < how and os.waitpid(number, os.WNOHANG) == (0, 0):
+            while os.waitpid(number, os.WNOHANG) == (0, 0):
                 time.sleep(0.005)
+                if checkpoint.list_checkpoints(Path(folder)) if how < 0 else time.monotonic() - began > how:
+                    break
             try:
                 os.kill(number, rest[0])
                 code = ended(number)
