@@ -30,12 +30,13 @@ class TrainingForward:
         precision: "float32" leaves every layer its own precision. "bfloat16" or "float16" let the layers of a
             float32 model compute in that type, except the last one; variables, batch statistics and outputs stay
             float32. float16 needs a scaled loss.
-        remat: forget activations between the model's segments, and compute them again in the backward pass.
+        remat: forget activations within the model's segments, and compute them again in the backward pass: memory
+            for time, about a third more. Not under several replicas, and without effect under XLA.
         sync_batch_norm: under several replicas, take batch statistics over all of them; False leaves it to each
             layer's `synchronized`.
 
     Raises:
-        TrainingError: when the precision is unknown, or the model is not a float32 one.
+        TrainingError: when the precision is unknown, the model is not a float32 one, or remat cannot be.
     """
 
     def __init__(
@@ -54,6 +55,8 @@ class TrainingForward:
         self._undo: list[tuple[Any, str, Any]] = []
         self._replica = threading.local()
         self._segmented = Segmented(model, self._training_forms, remat)
+        if remat and not self._segmented.functions:
+            raise TrainingError(f"remat: {model.name} has no place where one tensor alone goes on, so it cannot be cut")
 
     def __call__(self, images: Any) -> Any:
         """The model's outputs for a batch; moving statistics and seed generators go on by one step.
@@ -77,11 +80,15 @@ class TrainingForward:
         else:
             self._replica.counts = None
         with self._training_forms():
-            # Replicas wait for one another in batch norm, which they cannot do in a function of a function.
-            shares = self._segmented.functions and _replicas() == 1
-            outputs = self._segmented(images) if shares else self.model(images, training=True)
+            outputs = self._segmented(images) if self._is_cut() else self.model(images, training=True)
         outputs = tf.nest.map_structure(_at_least_float32, outputs)
         return tf.nest.map_structure(lambda rows: rows[:number], outputs) if may_be_empty else outputs
+
+    def _is_cut(self) -> bool:
+        # Replicas wait for one another in batch norm, which they cannot do in a function inside the step.
+        if self.remat and _replicas() > 1:
+            raise TrainingError("remat works on one replica alone: choose --strategy single, or leave --remat away")
+        return bool(self._segmented.functions) and _replicas() == 1
 
     @contextmanager
     def _training_forms(self) -> Iterator[None]:

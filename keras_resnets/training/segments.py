@@ -16,6 +16,7 @@ from keras_resnets.extras import extra
 with extra("tensorflow"):
     import keras
     import tensorflow as tf
+    from keras.src.models.functional import operation_fn
     from tensorflow.python.ops.resource_variable_ops import variable_accessed
 
 # Fewer equal segments are not worth a function of their own.
@@ -44,7 +45,8 @@ class Segment:
         values = {id(self.source): x}
         for node in self.nodes:
             args, kwargs = node.arguments.fill_in(values)
-            results = node.operation(*args, **kwargs)
+            # As a model calls them: with the flag for all, and not with what the first of them makes of it.
+            results = operation_fn(node.operation, training=True)(*args, **kwargs)
             values |= {id(t): y for t, y in zip(node.outputs, tf.nest.flatten(results), strict=True)}
         return values[id(self.result)]
 
@@ -91,6 +93,14 @@ def cut(model: Any) -> list[Segment]:
             segments.append(Segment(nodes, source))
             nodes, source = [], node.outputs[0]
     return segments
+
+
+def merged(segments: list[Segment], number: int) -> list[Segment]:
+    """Segments that are `number` ones each; the last stays alone."""
+    if len(segments) < 2:
+        return segments
+    parts = [segments[:-1][i : i + number] for i in range(0, len(segments) - 1, number)]
+    return [Segment([node for s in part for node in s.nodes], part[0].source) for part in (*parts, segments[-1:])]
 
 
 def _can_be_cut(model: Any) -> bool:
@@ -220,6 +230,9 @@ class Segmented:
         self._model = model
         self.calls: list[tuple[SegmentFunction | None, Segment]] = []
         segments = cut(model)
+        if remat:
+            # Several at a time keep less; but what is inside is in memory at once, and takes longer to prepare.
+            segments = merged(segments, max(1, round(len(segments) ** 0.25)))
         signatures = [segment.signature() for segment in segments]
         functions: dict[str, SegmentFunction] = {}
         for i, (segment, signature) in enumerate(zip(segments, signatures, strict=True)):
