@@ -13,6 +13,7 @@ from keras_resnets.data.pipeline import Augmentation, evaluation_batches, explai
 from keras_resnets.data.plan import Shard, steps_per_epoch
 from keras_resnets.extras import extra
 from keras_resnets.training.config import Recipe
+from keras_resnets.training.determinism import op_determinism
 from keras_resnets.training.strategy import shard
 
 with extra("tensorflow"):
@@ -74,7 +75,9 @@ class Feed:
         if self.shard.total > 1:
             own = batches
             batches = self.strategy.distribute_datasets_from_function(lambda context: own)
-        with _reading_in_parallel():
+        # With it, tf.data would read files one after the other: it cannot know that these batches are the same
+        # however many threads read them.
+        with op_determinism(False):
             return iter(batches)
 
     @contextmanager
@@ -86,22 +89,3 @@ class Feed:
             if found := explain(error, split):
                 raise found from error
             raise
-
-
-@contextmanager
-def _reading_in_parallel() -> Iterator[None]:
-    """While iterators are made, keep tf.data from reading files one after the other.
-
-    It does so when operations are to be deterministic, since it cannot know that these batches are the same however
-    many threads read them. There is no public way to tell it.
-    """
-    from tensorflow.python.framework import config
-
-    if not config.is_op_determinism_enabled():
-        yield
-        return
-    config.disable_op_determinism()
-    try:
-        yield
-    finally:
-        config.enable_op_determinism()

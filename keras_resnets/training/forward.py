@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 from keras_resnets.extras import extra
@@ -34,13 +34,19 @@ class TrainingForward:
             for time, about a third more. Not under several replicas, and without effect under XLA.
         sync_batch_norm: under several replicas, take batch statistics over all of them; False leaves it to each
             layer's `synchronized`.
+        xla: XLA will compile the pass.
 
     Raises:
         TrainingError: when the precision is unknown, the model is not a float32 one, or remat cannot be.
     """
 
     def __init__(
-        self, model: Any, precision: str = "float32", remat: bool = False, sync_batch_norm: bool = True
+        self,
+        model: Any,
+        precision: str = "float32",
+        remat: bool = False,
+        sync_batch_norm: bool = True,
+        xla: bool = False,
     ) -> None:
         if precision not in PRECISIONS:
             raise TrainingError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
@@ -48,7 +54,7 @@ class TrainingForward:
         if precision != "float32" and dtypes != {"float32"}:
             found = " and ".join(sorted(dtypes)) or "no"
             raise TrainingError(f"precision {precision} needs float32 variables, and {model.name} has {found} ones")
-        self.model, self.remat, self.sync_batch_norm = model, remat, sync_batch_norm
+        self.model, self.remat, self.sync_batch_norm, self.xla = model, remat, sync_batch_norm, xla
         self._policy = None if precision == "float32" else keras.DTypePolicy(f"mixed_{precision}")
         # Replicas trace in threads of their own, that wait for one another inside the layers.
         self._tracing, self._lock = 0, threading.Lock()
@@ -112,6 +118,8 @@ class TrainingForward:
             # Exact types: a subclass may compute something else.
             if type(layer) is keras.layers.BatchNormalization:
                 self._set(layer, "call", partial(_batch_norm, layer, self.sync_batch_norm, self._replica))
+            elif self.xla and type(layer) is keras.layers.MaxPooling2D:
+                self._set(layer, "call", partial(_max_pool, layer))
             mixes = self._policy and layer not in float32 and not isinstance(layer, (keras.Sequential, _FUNCTIONAL))
             if mixes and getattr(layer.dtype_policy, "name", None) == "float32":
                 self._set(layer, "_dtype_policy", self._policy)
@@ -171,6 +179,30 @@ def _batch_norm(layer: Any, sync: bool, replica: Any, inputs: Any, training: Any
         new = old * layer.momentum + tf.stop_gradient(value) * (1 - layer.momentum)
         moving.assign(new if synchronized or counts is None else tf.where(counts > 0, new, old))
     return tf.cast(outputs, layer.compute_dtype)
+
+
+def _max_pool(layer: Any, inputs: Any) -> Any:
+    """MaxPooling2D.call as maxima of strided slices: XLA has no deterministic gradient of the operation itself.
+
+    As there, the first of several largest elements takes the gradient.
+    """
+    if layer.data_format != "channels_last" or None in inputs.shape[1:3]:
+        return type(layer).call(layer, inputs)
+    padding = [[0, 0], [0, 0], [0, 0], [0, 0]]
+    ends = []
+    for axis, (window, stride) in enumerate(zip(layer.pool_size, layer.strides, strict=True), 1):
+        length = inputs.shape[axis]
+        outputs = -(-length // stride) if layer.padding == "same" else (length - window) // stride + 1
+        missing = max((outputs - 1) * stride + window - length, 0)
+        padding[axis] = [missing // 2, missing - missing // 2]
+        ends.append((outputs - 1) * stride + 1)
+    inputs = tf.pad(inputs, padding, constant_values=inputs.dtype.min)
+    slices = [
+        inputs[:, row : row + ends[0] : layer.strides[0], column : column + ends[1] : layer.strides[1]]
+        for row in range(layer.pool_size[0])
+        for column in range(layer.pool_size[1])
+    ]
+    return reduce(tf.maximum, slices)
 
 
 def _replicas() -> int:

@@ -65,7 +65,11 @@ class Loop:
         if recipe.remat and self.replicas > 1:
             raise TrainingError("remat works on one device: replicas cannot wait for one another while they recompute")
         self._forward = TrainingForward(
-            self.model, precision=recipe.precision, remat=recipe.remat, sync_batch_norm=recipe.sync_batch_norm
+            self.model,
+            precision=recipe.precision,
+            remat=recipe.remat,
+            sync_batch_norm=recipe.sync_batch_norm,
+            xla=recipe.xla,
         )
         self.average = Average(self.model, recipe.ema) if recipe.ema else None
         self.scale = LossScale() if recipe.precision == "float16" else None

@@ -19,6 +19,7 @@ from keras_resnets.training import records
 from keras_resnets.training.checkpoint import FOLDER
 from keras_resnets.training.config import RECIPE, Recipe, TrainingError, read_recipe
 from keras_resnets.training.course import Course, agree
+from keras_resnets.training.determinism import op_determinism
 from keras_resnets.training.feed import EVALUATION_BATCH, Feed
 from keras_resnets.training.interrupt import Interrupts
 from keras_resnets.training.loop import Loop
@@ -29,7 +30,6 @@ from keras_resnets.training.strategy import check_batch_size, is_chief, make_str
 
 with extra("tensorflow"):
     import keras
-    import tensorflow as tf
 
 
 def train(
@@ -98,6 +98,8 @@ def train(
     with ExitStack() as stack:
         stack.enter_context(watching_peers(scope))
         signals = stack.enter_context(Interrupts())
+        if recipe.deterministic:
+            stack.enter_context(op_determinism(True))
         data = _load(recipe, dataset)
         if is_chief(scope):
             stack.enter_context(records.only_one(folder))
@@ -170,8 +172,6 @@ def _load(recipe: Recipe, dataset: Dataset | None) -> Dataset:
 
 
 def _prepare(recipe: Recipe, data: Dataset, folder: Path, scope: Any, metrics: Sequence[Any]) -> Course:
-    if recipe.deterministic:
-        tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(recipe.seed)
     feed = Feed(recipe, data, scope)
     rate = Rate(recipe, feed.steps)

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_resnets import PlainNet20, ResNet20, ResNet56
 from keras_resnets.training import TrainingError
+from keras_resnets.training.determinism import op_determinism
 from keras_resnets.training.forward import TrainingForward
 from keras_resnets.training.segments import cut
 from keras_resnets.training.updates import fused_updates
@@ -234,12 +235,36 @@ def test_mixed_precision_leaves_variables_statistics_and_the_head_float32(precis
 @pytest.mark.parametrize("build", [ResNet20, ResNet56])
 def test_xla_compiles_it(build):
     model = net(build)
-    forward = TrainingForward(model)
     state = [v.numpy() for v in model.non_trainable_variables]
-    plain = step(forward, model)
+    plain = step(TrainingForward(model), model)
     for variable, value in zip(model.non_trainable_variables, state, strict=True):
         variable.assign(value)
-    agree(plain, step(forward, model, jit_compile=True), 1e-3)
+    with op_determinism(True):
+        agree(plain, step(TrainingForward(model, xla=True), model, jit_compile=True), 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "padding"),
+    [(1, 2, "valid"), (2, 2, "valid"), (3, 2, "valid"), (3, 2, "same"), ((3, 2), (1, 3), "same"), (2, 5, "same")],
+)
+def test_pooling_for_xla_is_the_same_function(window, stride, padding):
+    # Few different numbers, so that many windows hold their largest one several times.
+    images = np.random.default_rng(0).integers(-3, 1, (2, 7, 8, 3))
+    inputs = keras.Input((7, 8, 3))
+    model = keras.Model(inputs, keras.layers.MaxPooling2D(window, stride, padding)(inputs))
+
+    @tf.function
+    def run(call, images):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            outputs = call(images)
+            weights = tf.reshape(tf.range(tf.size(outputs), dtype=tf.float32), tf.shape(outputs))
+            loss = tf.reduce_sum(outputs * weights)
+        return outputs, tape.gradient(loss, images)
+
+    images = tf.constant(images, tf.float32)
+    for own, theirs in zip(run(TrainingForward(model, xla=True), images), run(model, images), strict=True):
+        np.testing.assert_array_equal(own, theirs)
 
 
 def test_a_tape_need_not_be_told_to_watch_and_a_loop_may_run_in_the_graph():
