@@ -6,9 +6,10 @@
 ResNet-20 takes 28×28×1 in batches of 128, ResNet-50 224×224×3 in batches of 16, with SGD and momentum. One batch stays
 in memory, so that no input pipeline is measured. Ours is `keras_resnets.training.loop.Loop` with deterministic
 operations, as `keras-resnets train` runs it. Keras's is `compile` and `fit` as a user writes them: of the same network
-in stock layers, or of keras.applications.ResNet50. PyTorch's is channels_last, with autocast for bfloat16;
---torch-python names a Python that has it. Each run is a process of its own, in turn; the result goes to
-benchmarks/results.
+in stock layers, or of keras.applications.ResNet50 (whose stride sits elsewhere: 4% fewer multiply-adds than ours).
+`fit` lets XLA compile where it can, which on a CPU is the slower way; "keras-plain" is jit_compile=False. PyTorch's is
+channels_last, with autocast for bfloat16; --torch-python names a Python that has it. Each run is a process of its own,
+in turn; the result goes to benchmarks/results.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from typing import Any
 import numpy as np
 
 OURS = ("ours_float32", "ours_bfloat16")
-KERAS = ("keras_float32", "keras_bfloat16")
+KERAS = ("keras_float32", "keras_bfloat16", "keras-plain_float32", "keras-plain_bfloat16")
 TORCH = ("torch_float32", "torch_bfloat16")
 SHAPES = {"resnet20": (128, 28, 1, 10), "resnet50": (16, 224, 3, 1000)}  # batch, side, channels, classes
 RATE = 0.01
@@ -65,7 +67,7 @@ def ours(model: str, precision: str) -> Callable[[int], None]:
     return lambda steps: print(loop.result(loop.train(batches, steps)), file=sys.stderr)
 
 
-def keras_fit(model: str, precision: str) -> Callable[[int], None]:
+def keras_fit(model: str, precision: str, jit_compile: Any = "auto") -> Callable[[int], None]:
     """compile and fit."""
     import keras
     import tensorflow as tf
@@ -79,7 +81,8 @@ def keras_fit(model: str, precision: str) -> Callable[[int], None]:
         net = keras.applications.ResNet50(weights=None)
     else:
         net = keras_resnets.create_model(model, input_shape=(side, side, channels), classes=classes)
-    net.compile(keras.optimizers.SGD(RATE, momentum=0.9), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    optimizer, loss = keras.optimizers.SGD(RATE, momentum=0.9), "sparse_categorical_crossentropy"
+    net.compile(optimizer, loss, metrics=["accuracy"], jit_compile=jit_compile)
     batches = tf.data.Dataset.from_tensors(batch(model)).repeat()
     return lambda steps: net.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0)
 
@@ -175,7 +178,8 @@ def measure(contender: str, model: str, seconds: float) -> None:
     """Train for so many seconds behind the first steps, and print images/s as JSON; runs in a process of its own."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     name, precision = contender.split("_")
-    run = {"ours": ours, "keras": keras_fit, "torch": torch_steps}[name](model, precision)
+    plain = partial(keras_fit, jit_compile=False)
+    run = {"ours": ours, "keras": keras_fit, "keras-plain": plain, "torch": torch_steps}[name](model, precision)
     run(3)
     began = time.perf_counter()
     run(2)
