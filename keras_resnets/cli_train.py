@@ -51,6 +51,7 @@ def add_train(commands: Any, command: Callable[..., argparse.ArgumentParser]) ->
     parser.add_argument("--overwrite", action="store_true", help="delete the run in the folder and start over")
     parser.add_argument("--save-minutes", type=float, default=5.0, help="between checkpoints in an epoch (default 5)")
     parser.add_argument("--save-steps", type=int, default=0, help="the same in steps instead")
+    parser.add_argument("--log-steps", type=int, default=100, help="between rows of steps.csv (default 100; 0: none)")
     parser.add_argument("--keep-best", action="store_true", help="also keep best.keras, by held-out accuracy")
     parser.add_argument(
         "--peer-timeout", type=float, default=120.0, metavar="SECONDS",
@@ -106,6 +107,7 @@ def _train(options: argparse.Namespace) -> int:
             overwrite=options.overwrite,
             save_minutes=options.save_minutes,
             save_steps=options.save_steps,
+            log_steps=options.log_steps,
             keep_best=options.keep_best,
             peer_timeout=options.peer_timeout,
             verbose=not options.quiet,

@@ -23,6 +23,7 @@ from keras_resnets.training.interrupt import Interrupts
 from keras_resnets.training.loop import CORRECT, IMAGES, LOSS, STOP, Loop, Sums
 from keras_resnets.training.records import BEST, EVALUATION, MODEL, Records, Row, write_json
 from keras_resnets.training.schedule import Rate
+from keras_resnets.training.steplog import StepLog
 from keras_resnets.training.strategy import is_chief, several_workers
 
 with extra("tensorflow"):
@@ -30,7 +31,7 @@ with extra("tensorflow"):
     import tensorflow as tf
 
 _LAG = 2  # steps behind the device at which several workers read each other's signals
-_POSITION = ("epoch", "step", "history", "timing", "seconds", "stopped")
+_POSITION = ("epoch", "step", "history", "timing", "seconds", "stopped", "logged")
 
 
 class SkippedWarning(UserWarning):
@@ -54,6 +55,8 @@ class Course:
     timing: list[Row] = field(default_factory=list)
     seconds: float = 0.0  # of the running epoch, in earlier processes too
     stopped: bool = False  # a callback ended the run
+    logged: list[float] = field(default_factory=list)  # of the log of steps
+    log_steps: int = 0
     save_seconds: float = 300.0
     save_steps: int = 0
     keep_best: bool = False
@@ -85,6 +88,7 @@ class Course:
         if not self.chief:
             return
         self._stop_the_clock()
+        self.logged = self._steps.position
         position = {name: getattr(self, name) for name in _POSITION}
         write_checkpoint(self.folder, self.loop.state(self.sums or self.loop.zeros()), position)
 
@@ -94,6 +98,8 @@ class Course:
         model = self.loop.model
         if self.chief:
             self.records.begin(self.loop.strategy)
+        self._steps = StepLog(self.folder, self.log_steps if self.chief else 0, self.logged)
+        self._steps.begin(self.done_steps())
         model.stop_training, model.optimizer = self.stopped, self.loop.optimizer
         params = {"epochs": self.loop.recipe.epochs, "steps": self.feed.steps, "verbose": 0}
         told = keras.callbacks.CallbackList(list(callbacks), model=model, **params)
@@ -102,7 +108,7 @@ class Course:
         finally:
             del model.optimizer  # or it would be saved with the model
             if self.chief:
-                self.records.end(self.history)
+                self.records.end(self.history, self.feed.steps)
         if self.loop.average:
             self.loop.average.put_in_place()
         if self.chief:
@@ -129,7 +135,10 @@ class Course:
 
         def on_steps(done: int, sums: Sums) -> None:
             nonlocal saved
+            before = self.done_steps()
             self.step, self.sums = first + done, sums
+            if self._steps.is_due(before, self.done_steps()):
+                self._log_steps(sums)
             callbacks.on_train_batch_end(self.step - 1, _running(sums))
             recent.append(sums[0])
             if self._told_to_stop(signals, recent):
@@ -143,6 +152,13 @@ class Course:
             batches = self.feed.training(self.epoch, self.step)
             with self.feed.explained(self.data.train):
                 self.sums = self.loop.train(batches, left, self.sums, on_steps)
+
+    def _log_steps(self, sums: Sums) -> None:
+        row = self._steps.write(self.done_steps(), _logged(sums), self._learning_rate())
+        self.records.summarize({f"steps/{name}": value for name, value in row.items() if name != "step"}, row["step"])
+
+    def _learning_rate(self) -> float:
+        return float(np.asarray(self.loop.optimizer.learning_rate))
 
     def _told_to_stop(self, signals: Interrupts, recent: deque[Any]) -> bool:
         if not self.several:
@@ -176,7 +192,7 @@ class Course:
             self.save()  # a kill during the evaluation costs no training
             held_out = self._evaluate(self.data.validation, signals)
             row |= {f"val_{name}": value for name, value in held_out.items()}
-        row["learning_rate"] = float(np.asarray(self.loop.optimizer.learning_rate))
+        row["learning_rate"] = self._learning_rate()
         self._stop_the_clock()
         images = float(self.sums[0][IMAGES])
         skipped = self.feed.corrupt
@@ -189,6 +205,7 @@ class Course:
         self.rate.follow(self.history)
         callbacks.on_epoch_end(self.epoch, {**row, "seconds": self.seconds})
         self._keep_best()
+        self._steps.end_epoch(_logged(self.sums))
         self.epoch, self.step, self.sums, self.seconds = self.epoch + 1, 0, None, 0.0
         self.stopped = bool(self.loop.model.stop_training)  # as EarlyStopping asks
         if self.chief:
@@ -219,6 +236,11 @@ class Course:
 def _running(sums: Sums) -> dict[str, Any]:
     """What Keras callbacks read after a batch: means over the epoch so far."""
     return {"loss": sums[0][LOSS] / sums[0][IMAGES], "accuracy": sums[0][CORRECT] / sums[0][IMAGES]}
+
+
+def _logged(sums: Sums) -> list[float]:
+    vector = np.asarray(sums[0])
+    return [float(vector[LOSS]), float(vector[CORRECT]), float(vector[IMAGES])]
 
 
 def agree(scope: Any, *numbers: int) -> None:

@@ -18,6 +18,7 @@ from keras_resnets.atomic import atomic_file
 from keras_resnets.extras import MissingExtraError, extra
 from keras_resnets.machine import usable_cpus
 from keras_resnets.training.config import RECIPE, Recipe, TrainingError
+from keras_resnets.training.steplog import STEPS, read_steps
 
 with extra("tensorflow"):
     import tensorflow as tf
@@ -105,29 +106,32 @@ class Records:
         table.writerows(rows)
         with atomic_file(self.folder / LOG) as draft:
             draft.write_text(text.getvalue(), encoding="utf-8")
-        self._summarize(rows[-1])
+        self.summarize({name: value for name, value in rows[-1].items() if name != "epoch"}, rows[-1]["epoch"])
 
-    def _summarize(self, row: Mapping[str, Any]) -> None:
+    def summarize(self, row: Mapping[str, Any], step: int) -> None:
+        """Write scalars for TensorBoard."""
         if self._summaries is None:
             self._summaries = tf.summary.create_file_writer(str(self.folder / TENSORBOARD))
         with self._summaries.as_default():
             for name, value in row.items():
-                if name != "epoch":
-                    # What tf.summary.scalar does, which needs TensorBoard only to be read.
-                    tf.summary.write(name, tf.constant(value, tf.float32), row["epoch"], _SCALAR)
+                # What tf.summary.scalar does, which needs TensorBoard only to be read.
+                tf.summary.write(name, tf.constant(value, tf.float32), step, _SCALAR)
         self._summaries.flush()
 
-    def end(self, history: Sequence[Row]) -> None:
+    def end(self, history: Sequence[Row], steps_per_epoch: int) -> None:
         """Draw the curves, where matplotlib is installed."""
         if self._summaries is not None:
             self._summaries.close()
         if history:
+            title = f"{self.recipe.model} on {self.recipe.data}"
             with suppress(MissingExtraError):  # pictures are the `study` extra's
-                draw_curves(history, self.folder / CURVES, f"{self.recipe.model} on {self.recipe.data}")
+                draw_curves(history, self.folder / CURVES, title, read_steps(self.folder / STEPS), steps_per_epoch)
 
 
-def draw_curves(history: Sequence[Row], file: Path, title: str) -> None:
-    """Draw loss, error and learning rate by epoch as a PNG.
+def draw_curves(
+    history: Sequence[Row], file: Path, title: str, steps: Sequence[Row] = (), steps_per_epoch: int = 1
+) -> None:
+    """Draw loss, error and learning rate by epoch as a PNG; with the rows of steps.csv, training within epochs too.
 
     Raises:
         MissingExtraError: when matplotlib is not installed.
@@ -139,6 +143,11 @@ def draw_curves(history: Sequence[Row], file: Path, title: str) -> None:
     FigureCanvasAgg(figure)
     loss, error, rate = figure.subplots(1, 3)
     epochs = [row["epoch"] for row in history]
+    if steps:
+        between = [row["step"] / steps_per_epoch for row in steps]
+        thin: dict[str, Any] = {"color": "tab:blue", "alpha": 0.35, "linewidth": 0.8}
+        loss.plot(between, [row["loss"] for row in steps], **thin)
+        error.plot(between, [100 * (1 - row["accuracy"]) for row in steps], **thin)
     marker = "o" if len(epochs) == 1 else None
     for prefix, label in (("", "training"), ("val_", "held out")):
         if f"{prefix}loss" in history[-1]:

@@ -26,6 +26,7 @@ from keras_resnets.training.loop import Loop
 from keras_resnets.training.optimizers import make_optimizer
 from keras_resnets.training.records import BEST, EVALUATION, MODEL, Records
 from keras_resnets.training.schedule import Rate
+from keras_resnets.training.steplog import STEPS
 from keras_resnets.training.strategy import check_batch_size, is_chief, make_strategy, watching_peers
 
 with extra("tensorflow"):
@@ -44,6 +45,7 @@ def train(
     overwrite: bool = False,
     save_minutes: float = 5.0,
     save_steps: int = 0,
+    log_steps: int = 100,
     keep_best: bool = False,
     peer_timeout: float = 120.0,
     verbose: bool = True,
@@ -56,8 +58,9 @@ def train(
     Args:
         recipe: what to train.
         folder: of the run. It gets recipe.json, environment.json, history.json (a row an epoch, the same in every
-            run), log.csv (with times), tensorboard/, checkpoints/ (the newest two), curves.png, and at the end
-            model.keras (with preprocessing and class names) and evaluation.json. Several workers need it in common.
+            run), log.csv (with times), steps.csv (means within epochs), tensorboard/, checkpoints/ (the newest two),
+            curves.png, and at the end model.keras (with preprocessing and class names) and evaluation.json. Several
+            workers need it in common.
         strategy: "auto", "single", "mirrored" or "multi-worker"; see `make_strategy`.
         callbacks: Keras callbacks. Those that set a learning rate need `schedule="constant"`; what they remember
             themselves does not survive a restart.
@@ -67,6 +70,7 @@ def train(
         overwrite: delete the folder's run and start over.
         save_minutes: minutes between checkpoints within an epoch; there is one after each epoch anyway.
         save_steps: steps between checkpoints within an epoch, instead; 0: none by steps.
+        log_steps: steps between rows of steps.csv; 0: none.
         keep_best: also keep best.keras, of the epoch with the best accuracy on held-out images.
         peer_timeout: seconds without a sign of life after which a worker gives another one up.
         verbose: show a progress bar on standard error.
@@ -86,8 +90,8 @@ def train(
     model_info(recipe.model)
     if folder.exists() and not folder.is_dir():
         raise TrainingError(f"{folder} is a file, not a folder for a run")
-    if min(save_minutes, save_steps) < 0 or peer_timeout <= 0:
-        raise TrainingError("save_minutes and save_steps must be at least 0, and peer_timeout more")
+    if min(save_minutes, save_steps, log_steps) < 0 or peer_timeout <= 0:
+        raise TrainingError("save_minutes, save_steps and log_steps must be at least 0, and peer_timeout more")
     if not overwrite:
         _refuse(folder, recipe, resume)
     if keep_best and not recipe.validation and dataset is None:
@@ -107,7 +111,8 @@ def train(
                 _clear(folder)
         agree(scope)  # nobody reads the folder before the chief has cleared it
         course = _prepare(recipe, data, folder, scope, metrics)
-        course.save_seconds, course.save_steps, course.keep_best = 60 * save_minutes, save_steps, keep_best
+        course.save_seconds, course.save_steps = 60 * save_minutes, save_steps
+        course.log_steps, course.keep_best = log_steps, keep_best
         if verbose and is_chief(scope):
             from keras_resnets.training.progress import ProgressBar
 
@@ -151,7 +156,17 @@ def _refuse(folder: Path, recipe: Recipe, resume: bool) -> None:
         raise TrainingError(f"{folder} holds a run of another recipe: {told}; {instead}")
 
 
-_OURS = (RECIPE, MODEL, BEST, EVALUATION, records.HISTORY, records.ENVIRONMENT, records.LOG, records.CURVES)
+_OURS = (
+    RECIPE,
+    MODEL,
+    BEST,
+    EVALUATION,
+    records.HISTORY,
+    records.ENVIRONMENT,
+    records.LOG,
+    STEPS,
+    records.CURVES,
+)
 _OUR_FOLDERS = (FOLDER, records.TENSORBOARD)
 
 

@@ -21,7 +21,7 @@ RECIPE = Recipe(
     model="resnet20", data="digits", epochs=2, batch_size=128, learning_rate=0.05, validation=200, pad=1, flip=True,
     dropout_rate=0.2, ema=0.9, seed=3,
 )  # fmt: skip
-SAVE_STEPS = 2
+SAVE_STEPS, LOG_STEPS = 2, 3
 
 
 def suicide(*_, **__):
@@ -75,8 +75,8 @@ PHASES = {
     "with a checkpoint written, not yet on the disk": lambda: patch(
         checkpoint, "save_file", on_call(3, checkpoint.save_file, before=False)
     ),
-    "with a checkpoint on the disk, not yet in place": lambda: patch(Path, "replace", on_call(5, Path.replace)),
-    "with a checkpoint in place": lambda: patch(Path, "replace", on_call(5, Path.replace, before=False)),
+    "with a checkpoint on the disk, not yet in place": lambda: patch(Path, "replace", on_call(6, Path.replace)),
+    "with a checkpoint in place": lambda: patch(Path, "replace", on_call(6, Path.replace, before=False)),
     "before old checkpoints are deleted": lambda: patch(
         checkpoint, "list_checkpoints", on_call(4, checkpoint.list_checkpoints)
     ),
@@ -93,7 +93,7 @@ def child(folder, phase):
     try:
         if phase:
             PHASES[phase]()
-        running.train(RECIPE, folder, strategy="single", save_steps=SAVE_STEPS, verbose=False)
+        running.train(RECIPE, folder, strategy="single", save_steps=SAVE_STEPS, log_steps=LOG_STEPS, verbose=False)
         code = 0
     except TrainingStopped:
         code = os.EX_TEMPFAIL

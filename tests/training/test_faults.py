@@ -62,7 +62,7 @@ def unharmed(runner, tmp_path_factory):
 
 def same(folder, other):
     """Weights, optimizer state, history and result are the same bits."""
-    for name in ("history.json", "evaluation.json", "recipe.json"):
+    for name in ("history.json", "evaluation.json", "recipe.json", "steps.csv"):
         assert (folder / name).read_bytes() == (other / name).read_bytes(), name
     mine, theirs = (list_checkpoints(run)[-1] for run in (folder, other))
     assert mine.name == theirs.name
@@ -156,7 +156,7 @@ class Kill(keras.callbacks.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 train(killing.RECIPE, sys.argv[2], strategy="multi-worker", callbacks=[Kill(int(sys.argv[3]), int(sys.argv[4]))],
-      save_steps=killing.SAVE_STEPS, verbose=False, peer_timeout=20)
+      save_steps=killing.SAVE_STEPS, log_steps=killing.LOG_STEPS, verbose=False, peer_timeout=20)
 """
 
 

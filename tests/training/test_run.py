@@ -18,6 +18,7 @@ from keras_resnets.data import DataError, load_dataset
 from keras_resnets.training import RECIPES, TrainingError, evaluate_model, train
 from keras_resnets.training.checkpoint import read_newest
 from keras_resnets.training.course import SkippedWarning
+from keras_resnets.training.steplog import read_steps
 
 SHORT = replace(RECIPES["digits"](), epochs=4, warmup_epochs=1, validation=100, batch_size=64)
 
@@ -45,7 +46,7 @@ class Recorder(keras.callbacks.Callback):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder, recorder = tmp_path_factory.mktemp("runs") / "run", Recorder()
-    model = train(SHORT, folder, callbacks=[recorder], verbose=False)
+    model = train(SHORT, folder, callbacks=[recorder], log_steps=7, verbose=False)
     return folder, model, recorder
 
 
@@ -60,7 +61,7 @@ def test_a_run_learns_and_writes_its_records(finished):
     assert test == pytest.approx(evaluate_model(model, load_dataset("digits").test))
     assert sorted(file.name for file in folder.iterdir()) == [
         ".lock", "checkpoints", "curves.png", "environment.json", "evaluation.json", "history.json", "log.csv",
-        "model.keras", "recipe.json", "tensorboard",
+        "model.keras", "recipe.json", "steps.csv", "tensorboard",
     ]  # fmt: skip
     assert [file.name for file in (folder / "checkpoints").iterdir() if file.name.startswith(".")] == []
 
@@ -81,9 +82,29 @@ def test_the_logs_say_the_same_as_the_history(finished):
             scalars.setdefault(value.tag, []).append((event.step, float(tf.make_ndarray(value.tensor))))
     expected = [(row["epoch"], pytest.approx(row["val_loss"], rel=1e-6)) for row in history]
     assert scalars["val_loss"] == expected
+    assert [step for step, _ in scalars["steps/loss"]] == [row["step"] for row in read_steps(folder / "steps.csv")]
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["keras"] == keras.__version__
     assert environment["replicas"] == 1
+
+
+def test_the_log_of_steps_adds_up_to_the_history(finished):
+    folder, _, recorder = finished
+    rows, history = read_steps(folder / "steps.csv"), json.loads((folder / "history.json").read_text())
+    total = recorder.calls.count("batch")
+    assert [row["step"] for row in rows] == list(range(7, total + 1, 7))
+    assert total % 7 == 3  # so that rows begin in one epoch and end in the next
+    for name in ("loss", "accuracy"):
+        seen = sum(7 * row[name] for row in rows)
+        everything = sum(total / 4 * row[name] for row in history)
+        assert seen < everything < seen + 3 * 1.5 * max(row[name] for row in rows)
+    assert rows[0]["learning_rate"] < max(row["learning_rate"] for row in rows)
+
+
+def test_a_row_that_a_kill_cut_off_is_left_out(tmp_path):
+    (tmp_path / "steps.csv").write_text("step,loss,accuracy,learning_rate\n10,2.5,0.1,0.1\n20,2.4,0.")
+    assert [row["step"] for row in read_steps(tmp_path / "steps.csv")] == [10]
+    assert read_steps(tmp_path / "none.csv") == []
 
 
 def test_the_curves_are_a_picture(finished):
