@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from keras_resnets.atomic import atomic_file
 from keras_resnets.data.dataset import DataError
 from keras_resnets.extras import extra
-from keras_resnets.weights.fetch import _cache as user_cache
+from keras_resnets.machine import cache_folder
 
 _HEADER, _FOOTER = 12, 4  # bytes around a record's own
 _VERSION = 1  # of the index
@@ -124,7 +124,7 @@ def _index(file: Path, keys: Keys) -> NDArray[np.int64]:
     except OSError:
         raise DataError(f"{file} is missing") from None
     told = repr((_VERSION, str(file.resolve()), state.st_size, state.st_mtime_ns, *keys))
-    cached = user_cache() / "records" / f"{hashlib.sha256(told.encode()).hexdigest()}.npy"
+    cached = cache_folder() / "records" / f"{hashlib.sha256(told.encode()).hexdigest()}.npy"
     with suppress(OSError, ValueError, EOFError):
         table = np.load(cached, allow_pickle=False)
         if table.dtype == np.int64 and table.ndim == 2 and table.shape[1] == 4:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ from typing import Any
 
 from keras_resnets.atomic import atomic_file
 from keras_resnets.extras import extra
+from keras_resnets.machine import cache_folder
 from keras_resnets.weights.faults import explained, retried
 from keras_resnets.weights.records import Weights, WeightsError
 
@@ -39,7 +39,7 @@ class _UnknownError(WeightsError):
 def cached(weights: Weights) -> Path | None:
     """The file of a record, if it was downloaded before; its hash is not checked and no network is used."""
     if weights.source == "keras":
-        path = _cache() / weights.file
+        path = cache_folder() / weights.file
         return path if path.is_file() else None
     with extra("pretrained"):
         from huggingface_hub import try_to_load_from_cache
@@ -163,7 +163,7 @@ def _key(weights: Weights) -> str:
 
 
 def _ours() -> Path:
-    return _cache() / "sha256.json"
+    return cache_folder() / "sha256.json"
 
 
 def _remembered() -> dict[str, str]:
@@ -186,8 +186,8 @@ def _remember(weights: Weights, sha256: str) -> None:
         from huggingface_hub.utils import WeakFileLock
     # A cache that cannot be written to is no obstacle: the check against the publisher's hash stands.
     with suppress(OSError):
-        _cache().mkdir(parents=True, exist_ok=True)
-        with WeakFileLock(_cache() / "sha256.lock"):
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(cache_folder() / "sha256.lock"):
             known = _remembered()
             ours = known.setdefault(_key(weights), sha256)
             if ours != sha256 and not _pinned(weights):
@@ -267,13 +267,13 @@ def _from_keras(weights: Weights, progress: bool) -> tuple[Path, str | None]:
                     f"{base}/{weights.repository}/{weights.file}",
                     known_hash=weights.hash,
                     fname=weights.file,
-                    path=_cache(),
+                    path=cache_folder(),
                     downloader=downloader,
                 )
             )
     finally:
         logger.setLevel(level)
-    _sweep(_cache(), "tmp*")
+    _sweep(cache_folder(), "tmp*")
     return Path(path), None
 
 
@@ -298,16 +298,6 @@ def _sweep(folder: Path, pattern: str) -> None:
         with suppress(OSError):
             if time.time() - file.stat().st_mtime > _ABANDONED:
                 file.unlink()
-
-
-def _cache() -> Path:
-    """The folder of this package in the user's cache."""
-    folders = {
-        "win32": os.environ.get("LOCALAPPDATA") or "~/AppData/Local",
-        "darwin": "~/Library/Caches",
-    }
-    usual = folders.get(sys.platform) or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("KERAS_RESNETS_CACHE") or usual).expanduser() / "keras_resnets"
 
 
 def _hub_cache() -> str | None:
