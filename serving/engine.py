@@ -30,6 +30,9 @@ class Engine:
         threads: threads of one operator; by default the CPUs that this process may use.
         batch_size: images a session call at most.
 
+    Attributes:
+        golden_drift: largest difference of the golden sample's output to Keras's, over its largest value.
+
     Raises:
         BundleError: when the bundle is missing or corrupt, or its golden sample gives other outputs here.
         ProviderError: when the provider is not active.
@@ -52,7 +55,7 @@ class Engine:
         variant = self.bundle.variant(precision)
         self.bundle.check([variant.file, self.bundle.manifest.golden])
         self.session = open_session(self.bundle.path / variant.file, provider, threads)
-        self.check_golden()
+        self.golden_drift = self.check_golden()
 
     def run(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
         """The network's raw output for a tensor that is already preprocessed.

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import shutil
 import subprocess
 import sys
 
@@ -192,6 +194,23 @@ def test_export_by_name_with_random_weights(work, capsys):
     assert manifest.preprocessing.size == (12, 10)
 
 
+def test_verify_checks_every_file_and_the_golden_sample(work, tmp_path, capsys):
+    copy = tmp_path / "elsewhere" / "b"
+    shutil.copytree(work / "b", copy)
+    assert main(["verify", str(copy)]) == 0
+    files, golden = capsys.readouterr().out.splitlines()
+    count = sum(file.is_file() for file in copy.rglob("*")) - 1  # bundle.json cannot hold its own hash
+    assert files.startswith(f"{count} files")
+    assert float(re.search(r"float32 on cpu: .* differs by (\S+) of", golden)[1]) < 1e-4
+    # A file that prediction does not read.
+    file = copy / "saved_model" / "saved_model.pb"
+    data = bytearray(file.read_bytes())
+    data[100] ^= 1
+    file.write_bytes(bytes(data))
+    assert main(["verify", str(copy)]) == 1
+    assert "saved_model.pb is corrupt" in capsys.readouterr().err
+
+
 def test_predict_prints_classes_and_json(work, capsys):
     images = [str(work / "photos" / f"{i}.png") for i in range(3)]
     assert main(["predict", str(work / "b"), *images, "--top", "2"]) == 0
@@ -244,6 +263,9 @@ def test_train_writes_a_run_that_export_takes(tmp_path, capsys):
         (["predict", "{work}/b", "{work}/photos/0.png", "--top", "0"], "at least 1"),
         (["predict", "{work}/b", "{work}/photos/0.png", "--provider", "cuda"], "pip install"),
         (["predict", "{work}/b", "{work}/photos/0.png", "--threads", "0"], "at least 1"),
+        (["verify", "none"], "does not exist"),
+        (["verify", "{work}/photos"], "no bundle.json"),
+        (["verify", "{work}/b", "--provider", "cuda"], "pip install"),
         (["train", "--recipe", "zebra"], "digits, fashion_mnist"),
         (["train", "--epochs", "0", "--out", "{new}"], "epochs must be at least 1"),
         (["train", "--model", "resnet21", "--out", "{new}"], "did you mean"),
