@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from keras_resnets.atomic import atomic_folder
 from keras_resnets.bundle import MANIFEST, Bundle, Manifest, Variant, seal
 from keras_resnets.preprocessing import ImageError, ImageLike, Preprocessing
 
+from .engines import FOLDER, check_engines, write_engine
 from .errors import ExportError, refuse_existing
 from .onnx import OPSET, to_onnx
 from .saved_model import to_saved_model
@@ -39,6 +41,7 @@ def to_bundle(
     images: str | Path | Iterable[ImageLike] | None = None,
     license: str | None = None,
     saved_model: bool = True,
+    engines: Sequence[str] = (),
     tolerance: float = TOLERANCE,
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
@@ -55,6 +58,8 @@ def to_bundle(
         images: real images to verify with, beside noise: a folder, or paths, Pillow images, uint8 arrays.
         license: of the weights, stored in the bundle.
         saved_model: also export, verify and include a SavedModel.
+        engines: also lay out the files as other engines load them, in engines/NAME: "triton" (model repository),
+            "tf-serving", "kserve" (an InferenceService and its Triton repository), "openvino" (Model Server).
         tolerance: largest allowed max|a − b| / max|a| between Keras and each exported form, in logits or features.
         overwrite: replace an existing bundle.
         progress: called with a line before each step.
@@ -70,6 +75,7 @@ def to_bundle(
     say = progress or (lambda line: None)
     folder = Path(path)
     refuse_existing(folder, overwrite, MANIFEST)
+    check_engines(engines, saved_model)
     face = interface(model)
     preprocessing = preprocessing or getattr(model, "preprocessing", None)
     labels = tuple(labels or getattr(model, "labels", None) or ()) or None
@@ -103,8 +109,10 @@ def to_bundle(
                 license=license,
                 verification=tuple(row.to_dict() for row in report),
                 created=_versions(),
-                files=seal(draft),
             )
+            for engine in engines:
+                write_engine(engine, draft, manifest, draft / FOLDER / engine)
+            manifest = replace(manifest, files=seal(draft))
             (draft / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     except OSError as error:
         raise ExportError(f"cannot write {folder}: {error}") from error

@@ -184,6 +184,7 @@ def _add_export(commands: Any) -> None:
         "  keras-resnets export model.keras bundle --images photos/ --preset torch\n"
         "  keras-resnets export resnet50 bundle --weights imagenet\n"
         "  keras-resnets export resnet50 bundle --weights my.weights.h5 --preset torch --labels classes.txt\n"
+        "  keras-resnets export resnet50 bundle --weights imagenet --for triton --for tf-serving\n"
         "  keras-resnets export resnet50 bundle               random weights, to measure speed",
         loads_tensorflow=True,
     )  # fmt: skip
@@ -197,6 +198,10 @@ def _add_export(commands: Any) -> None:
     parser.add_argument("--labels", help="a text file with one class name a line (default: the model's own)")
     parser.add_argument("--images", help="a folder of real images to verify with, beside noise")
     parser.add_argument("--license", help="of the weights, stored in the bundle")
+    parser.add_argument(
+        "--for", dest="engines", action="append", default=[], metavar="ENGINE",
+        help="also lay the files out for triton, tf-serving, kserve or openvino; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--no-saved-model", action="store_true", help="ONNX only")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
 
@@ -226,6 +231,7 @@ def _export(options: argparse.Namespace) -> int:
             images=options.images,
             license=options.license,
             saved_model=not options.no_saved_model,
+            engines=options.engines,
             overwrite=options.overwrite,
             progress=status.update,
         )
