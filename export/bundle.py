@@ -84,7 +84,7 @@ def to_bundle(
     try:
         with atomic_folder(folder, overwrite=overwrite) as draft:
             say("converting to ONNX")
-            to_onnx(model, draft / "model.onnx")
+            to_onnx(model, draft / "model.onnx", preprocessing=preprocessing, labels=labels, license=license)
             runtimes = {"onnxruntime": onnx_runners(draft / "model.onnx")}
             if saved_model:
                 say("writing the SavedModel")

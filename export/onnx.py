@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import numpy as np
 import keras_resnets
 from keras_resnets.atomic import atomic_file
 from keras_resnets.extras import extra
+from keras_resnets.preprocessing import Preprocessing
 
 from .errors import ExportError, refuse_existing
 from .fold import fill
@@ -30,7 +33,15 @@ OPSET = 18
 MAX_BYTES = 2**31 - 1  # a protobuf message cannot be larger
 
 
-def to_onnx(model: Any, file: str | Path, *, overwrite: bool = False) -> Path:
+def to_onnx(
+    model: Any,
+    file: str | Path,
+    *,
+    preprocessing: Preprocessing | None = None,
+    labels: Sequence[str] | None = None,
+    license: str | None = None,
+    overwrite: bool = False,
+) -> Path:
     """Write a Keras image model as one ONNX file, opset 18, with batch norm folded into convolutions.
 
     The result is not compared with the model: `to_bundle` does that.
@@ -38,11 +49,14 @@ def to_onnx(model: Any, file: str | Path, *, overwrite: bool = False) -> Path:
     Args:
         model: a built Keras model with one input [batch, height, width, channels] and one output.
         file: path to write; the file appears whole or not at all.
+        preprocessing, labels: for the file's metadata; by default the model's own.
+        license: of the weights, for the metadata too.
         overwrite: replace an existing file.
 
     Returns:
         The path. The graph's input is called "images", its output "probabilities", "logits" or "features",
-        and its batch dimension "batch".
+        and its batch dimension "batch". Its metadata say "model", "license", and as JSON "labels" and
+        "preprocessing", as far as they are known.
 
     Raises:
         ExportError: when the model has a form, a layer or a size that cannot be exported, or the path
@@ -52,6 +66,15 @@ def to_onnx(model: Any, file: str | Path, *, overwrite: bool = False) -> Path:
     path = Path(file)
     refuse_existing(path, overwrite)
     proto = convert(model)
+    labels = labels or getattr(model, "labels", None)
+    preprocessing = preprocessing or getattr(model, "preprocessing", None)
+    known = {
+        "model": model.name,
+        "license": license,
+        "labels": json.dumps(list(labels), ensure_ascii=False) if labels else None,
+        "preprocessing": json.dumps(preprocessing.to_dict()) if preprocessing else None,
+    }
+    onnx.helper.set_model_props(proto, {key: value for key, value in known.items() if value})
     try:
         with atomic_file(path) as draft:
             draft.write_bytes(proto.SerializeToString())

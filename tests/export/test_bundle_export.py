@@ -9,6 +9,7 @@ import sys
 
 import keras
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -55,6 +56,11 @@ def test_a_bundle_says_what_was_compared(resnet20, photos, tmp_path):
     assert json.loads((tmp_path / "b" / "bundle.json").read_text())["format_version"] == 1
     sealed = {file.relative_to(tmp_path / "b").as_posix() for file in (tmp_path / "b").rglob("*") if file.is_file()}
     assert sealed == {*opened.manifest.files, "bundle.json"}
+    proto = onnx.load(tmp_path / "b" / "model.onnx")
+    told = {item.key: item.value for item in proto.metadata_props}
+    assert (told["model"], told["license"], json.loads(told["labels"])) == (resnet20.name, "MIT", list("abc"))
+    assert Preprocessing.from_dict(json.loads(told["preprocessing"])) == GREY
+    assert (proto.producer_name, proto.producer_version) == ("keras_resnets", keras_resnets.__version__)
 
 
 def test_a_model_carries_its_own_description(settle, tmp_path):
