@@ -122,16 +122,19 @@ class Records:
         """Draw the curves, where matplotlib is installed."""
         if self._summaries is not None:
             self._summaries.close()
-        if history:
+        steps = read_steps(self.folder / STEPS)
+        if history or steps:
             title = f"{self.recipe.model} on {self.recipe.data}"
             with suppress(MissingExtraError):  # pictures are the `study` extra's
-                draw_curves(history, self.folder / CURVES, title, read_steps(self.folder / STEPS), steps_per_epoch)
+                draw_curves(history, self.folder / CURVES, title, steps, steps_per_epoch)
 
 
 def draw_curves(
     history: Sequence[Row], file: Path, title: str, steps: Sequence[Row] = (), steps_per_epoch: int = 1
 ) -> None:
     """Draw loss, error and learning rate by epoch as a PNG; with the rows of steps.csv, training within epochs too.
+
+    A run that was ended in its first epoch has nothing but those.
 
     Raises:
         MissingExtraError: when matplotlib is not installed.
@@ -144,21 +147,25 @@ def draw_curves(
     loss, error, rate = figure.subplots(1, 3)
     epochs = [row["epoch"] for row in history]
     if steps:
+        every = steps[-1]["step"] - steps[-2]["step"] if len(steps) > 1 else steps[-1]["step"]
         between = [row["step"] / steps_per_epoch for row in steps]
-        thin: dict[str, Any] = {"color": "tab:blue", "alpha": 0.35, "linewidth": 0.8}
+        label = "each step" if every == 1 else f"every {every} steps"
+        thin: dict[str, Any] = {"color": "tab:blue", "alpha": 0.35 if history else 1, "linewidth": 0.8, "label": label}
+        rate.plot(between, [row["learning_rate"] for row in steps], color="gray")
         loss.plot(between, [row["loss"] for row in steps], **thin)
         error.plot(between, [100 * (1 - row["accuracy"]) for row in steps], **thin)
     marker = "o" if len(epochs) == 1 else None
     for prefix, label in (("", "training"), ("val_", "held out")):
-        if f"{prefix}loss" in history[-1]:
+        if history and f"{prefix}loss" in history[-1]:
             loss.plot(epochs, [row[f"{prefix}loss"] for row in history], label=label, marker=marker)
             error.plot(epochs, [100 * (1 - row[f"{prefix}accuracy"]) for row in history], label=label, marker=marker)
-    rate.plot(epochs, [row["learning_rate"] for row in history], color="gray", marker=marker)
-    for axis, name in ((loss, "loss"), (error, "error (%)"), (rate, "learning rate at the epoch's end")):
+    if not steps:
+        rate.plot(epochs, [row["learning_rate"] for row in history], color="gray", marker=marker)
+    for axis, name in ((loss, "loss"), (error, "error (%)"), (rate, "learning rate")):
         axis.set(xlabel="epoch", ylabel=name)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.get_major_locator().set_params(integer=len(epochs) > 1)
         axis.grid(alpha=0.3)
-    if all(row["loss"] > 0 for row in history):
+    if all(row["loss"] > 0 for row in (*history, *steps)):
         loss.set_yscale("log")
     for axis in (loss, error):
         axis.legend()

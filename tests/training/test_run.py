@@ -18,6 +18,7 @@ from keras_resnets.data import DataError, load_dataset
 from keras_resnets.training import RECIPES, TrainingError, evaluate_model, train
 from keras_resnets.training.checkpoint import read_newest
 from keras_resnets.training.course import SkippedWarning
+from keras_resnets.training.records import draw_curves
 from keras_resnets.training.steplog import read_steps
 
 SHORT = replace(RECIPES["digits"](), epochs=4, warmup_epochs=1, validation=100, batch_size=64)
@@ -111,6 +112,18 @@ def test_the_curves_are_a_picture(finished):
     with Image.open(finished[0] / "curves.png") as picture:
         assert picture.width > 800
         assert len(picture.convert("RGB").getcolors(100_000)) > 50
+
+
+def test_a_run_that_was_ended_in_its_first_epoch_has_curves_too(tmp_path):
+    steps = [{"step": 20 * i, "loss": 3 / i, "accuracy": 0.1 * i, "learning_rate": 0.1} for i in range(1, 6)]
+    draw_curves([], tmp_path / "one.png", "one", steps[:1], 400)
+    draw_curves([], tmp_path / "five.png", "five", steps, 400)
+    sizes = []
+    for name in ("one.png", "five.png"):
+        with Image.open(tmp_path / name) as picture:
+            blue = np.asarray(picture.convert("RGB")).astype(int) @ [-1, 0, 1] > 100
+            sizes.append(blue.sum())
+    assert sizes[1] > sizes[0] + 100
 
 
 def test_the_checkpoint_is_the_trained_model_with_its_preprocessing(finished):
