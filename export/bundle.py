@@ -19,6 +19,7 @@ from keras_resnets.preprocessing import ImageError, ImageLike, Preprocessing
 
 from .engines import FOLDER, check_engines, write_engine
 from .errors import ExportError, refuse_existing
+from .locate import errors_by_layer, part_ways
 from .onnx import OPSET, to_onnx
 from .saved_model import to_saved_model
 from .trace import INPUT, Interface, interface
@@ -91,7 +92,13 @@ def to_bundle(
                 to_saved_model(model, draft / "saved_model")
                 runtimes["saved_model"] = saved_model_runners(draft / "saved_model")
             say("verifying against Keras")
-            report = compare(keras_runners(model), runtimes, probes, tolerance)
+
+            def locate(runtime: str, tensor: NDArray[np.float32]) -> str:
+                if runtime != "onnxruntime":
+                    return ""
+                return part_ways(errors_by_layer(model, draft / "model.onnx", tensor), tolerance)
+
+            report = compare(keras_runners(model), runtimes, probes, tolerance, locate)
             tensor = preprocessing.normalize(golden) if preprocessing else golden
             expected = np.asarray(model(tensor, training=False), np.float32)
             np.savez_compressed(draft / "golden.npz", input=golden, output=expected)

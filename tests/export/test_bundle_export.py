@@ -16,7 +16,8 @@ from PIL import Image
 import keras_resnets
 from keras_resnets import Preprocessing
 from keras_resnets.bundle import Bundle
-from keras_resnets.export import ExportError, fold, to_bundle, to_saved_model
+from keras_resnets.export import ExportError, fold, to_bundle, to_onnx, to_saved_model
+from keras_resnets.export.locate import errors_by_layer, part_ways
 from keras_resnets.export.verify import compare
 from keras_resnets.models.files import describe
 
@@ -86,6 +87,25 @@ def test_drift_is_an_error_that_leaves_nothing(resnet20, tmp_path, monkeypatch):
     with pytest.raises(ExportError, match="onnxruntime drifts from Keras"):
         to_bundle(resnet20, tmp_path / "b", preprocessing=GREY)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["A", "B"])
+def test_the_first_layer_that_drifts_is_named(option, settle, tmp_path, monkeypatch):
+    model, merge = settle(keras_resnets.ResNet20(input_shape=(8, 8, 1), classes=3, shortcut=option)), fold._merge
+
+    def wrong(conv, norm, values):
+        merge(conv, norm, values)
+        if "conv3_block2_1" in conv.name:
+            values[conv.input[1]] = values[conv.input[1]] * np.float32(1.01)
+
+    monkeypatch.setattr(fold, "_merge", wrong)
+    with pytest.raises(ExportError, match=r"part ways in layer 'conv3_block2_1_relu' \('conv3_block1_out' before it"):
+        to_bundle(model, tmp_path / "b", preprocessing=GREY)
+    monkeypatch.setattr(fold, "_merge", merge)
+    errors = errors_by_layer(model, to_onnx(model, tmp_path / "m.onnx"), np.ones((2, 8, 8, 1), np.float32))
+    assert {"conv1_relu", "conv2_block1_out", "conv4_block3_out", "avg_pool", "predictions"} <= set(errors)
+    assert max(errors.values()) < 1e-5
+    assert part_ways(errors, 1e-5) == ""
 
 
 def with_head(head):
