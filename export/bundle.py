@@ -21,14 +21,17 @@ from .engines import FOLDER, check_engines, write_engine
 from .errors import ExportError, refuse_existing
 from .locate import errors_by_layer, part_ways
 from .onnx import OPSET, to_onnx
+from .report import write_report
 from .saved_model import to_saved_model
 from .trace import INPUT, Interface, interface
-from .verify import compare, keras_runners, onnx_runners, saved_model_runners
+from .verify import Runners, compare, keras_runners, onnx_runners, saved_model_runners
 
 TOLERANCE = 1e-4
+_ONNX, _SAVED_MODEL, _GOLDEN = "model.onnx", "saved_model", "golden.npz"
 _GOLDEN_ROWS = 2
 _PROBE_ROWS = 17
 _ANY_SIDE = 224  # for a side that the model leaves open
+_REPORTED_LAYERS = 150
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _FOR = ("cpu", "openvino", "cuda", "tensorrt")
 
@@ -84,39 +87,28 @@ def to_bundle(
     golden, probes = _probes(face, preprocessing, images)
     try:
         with atomic_folder(folder, overwrite=overwrite) as draft:
-            say("converting to ONNX")
-            to_onnx(model, draft / "model.onnx", preprocessing=preprocessing, labels=labels, license=license)
-            runtimes = {"onnxruntime": onnx_runners(draft / "model.onnx")}
-            if saved_model:
-                say("writing the SavedModel")
-                to_saved_model(model, draft / "saved_model")
-                runtimes["saved_model"] = saved_model_runners(draft / "saved_model")
+            runtimes = _export(model, draft, preprocessing, labels, license, saved_model, say)
             say("verifying against Keras")
-
-            def locate(runtime: str, tensor: NDArray[np.float32]) -> str:
-                if runtime != "onnxruntime":
-                    return ""
-                return part_ways(errors_by_layer(model, draft / "model.onnx", tensor), tolerance)
-
-            report = compare(keras_runners(model), runtimes, probes, tolerance, locate)
-            tensor = preprocessing.normalize(golden) if preprocessing else golden
-            expected = np.asarray(model(tensor, training=False), np.float32)
-            np.savez_compressed(draft / "golden.npz", input=golden, output=expected)
+            report = compare(keras_runners(model), runtimes, probes, tolerance, _locator(model, draft, tolerance))
+            _write_golden(model, draft, golden, preprocessing)
             manifest = Manifest(
                 model=model.name,
                 input_name=INPUT,
                 input_shape=face.input_shape,
                 output_name=face.output,
                 output_kind=face.output,
-                variants=(Variant("model.onnx", "float32", OPSET, _FOR),),
+                variants=(Variant(_ONNX, "float32", OPSET, _FOR),),
                 preprocessing=preprocessing,
                 labels=labels,
-                golden="golden.npz",
-                saved_model="saved_model" if saved_model else None,
+                golden=_GOLDEN,
+                saved_model=_SAVED_MODEL if saved_model else None,
                 license=license,
                 verification=tuple(row.to_dict() for row in report),
                 created=_versions(),
             )
+            say("writing the report")
+            layers = errors_by_layer(model, draft / _ONNX, next(iter(probes.values()))[:1], _REPORTED_LAYERS)
+            write_report(draft, manifest, layers, tolerance)
             for engine in engines:
                 write_engine(engine, draft, manifest, draft / FOLDER / engine)
             manifest = replace(manifest, files=seal(draft))
@@ -124,6 +116,41 @@ def to_bundle(
     except OSError as error:
         raise ExportError(f"cannot write {folder}: {error}") from error
     return Bundle(folder, manifest)
+
+
+def _export(
+    model: Any,
+    draft: Path,
+    preprocessing: Preprocessing | None,
+    labels: Sequence[str] | None,
+    license: str | None,
+    saved_model: bool,
+    say: Callable[[str], None],
+) -> dict[str, Runners]:
+    """Write the forms of the model, and load each of them."""
+    say("converting to ONNX")
+    to_onnx(model, draft / _ONNX, preprocessing=preprocessing, labels=labels, license=license)
+    runtimes = {"onnxruntime": onnx_runners(draft / _ONNX)}
+    if saved_model:
+        say("writing the SavedModel")
+        to_saved_model(model, draft / _SAVED_MODEL)
+        runtimes["saved_model"] = saved_model_runners(draft / _SAVED_MODEL)
+    return runtimes
+
+
+def _locator(model: Any, draft: Path, tolerance: float) -> Callable[[str, NDArray[np.float32]], str]:
+    def locate(runtime: str, tensor: NDArray[np.float32]) -> str:
+        if runtime != "onnxruntime":
+            return ""
+        return part_ways(errors_by_layer(model, draft / _ONNX, tensor), tolerance)
+
+    return locate
+
+
+def _write_golden(model: Any, draft: Path, sample: NDArray[Any], preprocessing: Preprocessing | None) -> None:
+    tensor = preprocessing.normalize(sample) if preprocessing else sample
+    expected = np.asarray(model(tensor, training=False), np.float32)
+    np.savez_compressed(draft / _GOLDEN, input=sample, output=expected)
 
 
 def _check_description(

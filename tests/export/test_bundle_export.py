@@ -50,7 +50,7 @@ def test_a_bundle_says_what_was_compared(resnet20, photos, tmp_path):
     }
     assert all(row["max_error"] <= 1e-4 for row in bundle.manifest.verification)
     assert all(row["allowed"] == 1e-4 for row in bundle.manifest.verification if row["output"] == "logits")
-    assert len(steps) == 3
+    assert len(steps) == 4
     opened = Bundle.open(tmp_path / "b")
     opened.check()
     assert opened.manifest.to_json() == bundle.manifest.to_json()
@@ -62,6 +62,20 @@ def test_a_bundle_says_what_was_compared(resnet20, photos, tmp_path):
     assert (told["model"], told["license"], json.loads(told["labels"])) == (resnet20.name, "MIT", list("abc"))
     assert Preprocessing.from_dict(json.loads(told["preprocessing"])) == GREY
     assert (proto.producer_name, proto.producer_version) == ("keras_resnets", keras_resnets.__version__)
+
+
+def test_the_report_says_what_the_manifest_says(resnet20, photos, tmp_path):
+    bundle = to_bundle(resnet20, tmp_path / "b", preprocessing=GREY, labels=list("abc"), images=photos)
+    text = (bundle.path / "report.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith(("| onnx", "| saved"))]
+    told = [(row[0], row[1], row[2], int(row[3]), pytest.approx(float(row[4]), rel=0.05)) for row in rows]
+    names = ("runtime", "output", "inputs", "batch", "max_error")
+    assert [tuple(row[name] for name in names) for row in bundle.manifest.verification] == told
+    with Image.open(bundle.path / "errors.png") as picture:
+        red = np.asarray(picture.convert("RGB")).astype(int) @ [1, -1, 0] > 100
+    assert red.any()
+    assert "![error by layer](errors.png)" in text
+    assert {"report.md", "errors.png"} < set(bundle.manifest.files)
 
 
 def test_a_model_carries_its_own_description(settle, tmp_path):
