@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -65,31 +65,32 @@ def to_onnx(
     """
     path = Path(file)
     refuse_existing(path, overwrite)
-    proto = convert(model)
-    labels = labels or getattr(model, "labels", None)
-    preprocessing = preprocessing or getattr(model, "preprocessing", None)
-    known = {
-        "model": model.name,
-        "license": license,
-        "labels": json.dumps(list(labels), ensure_ascii=False) if labels else None,
-        "preprocessing": json.dumps(preprocessing.to_dict()) if preprocessing else None,
-    }
-    onnx.helper.set_model_props(proto, {key: value for key, value in known.items() if value})
     try:
-        with atomic_file(path) as draft:
+        # The scratch folder lies there too, so that a bundle's draft holds whatever a killed export leaves.
+        with atomic_file(path) as draft, TemporaryDirectory(prefix=".writing-", dir=draft.parent) as scratch:
+            proto = convert(model, Path(scratch))
+            labels = labels or getattr(model, "labels", None)
+            preprocessing = preprocessing or getattr(model, "preprocessing", None)
+            known = {
+                "model": model.name,
+                "license": license,
+                "labels": json.dumps(list(labels), ensure_ascii=False) if labels else None,
+                "preprocessing": json.dumps(preprocessing.to_dict()) if preprocessing else None,
+            }
+            onnx.helper.set_model_props(proto, {key: value for key, value in known.items() if value})
             draft.write_bytes(proto.SerializeToString())
     except OSError as error:
         raise ExportError(f"cannot write {path}: {error}") from error
     return path
 
 
-def convert(model: Any) -> Any:
+def convert(model: Any, scratch: Path) -> Any:
     """The ONNX ModelProto of a Keras model; see `to_onnx`."""
     face = interface(model)
     if (size := sum(v.value.dtype.size * v.value.shape.num_elements() for v in model.variables)) > MAX_BYTES:
         raise ExportError(f"{model.name} has {size / 2**30:.1f} GiB of weights; one ONNX file holds at most 2 GiB")
     traced = skeleton(model)
-    proto = _optimize(_convert_graph(traced, model.name))
+    proto = _optimize(_convert_graph(traced, model.name), scratch)
     fill(proto, traced.weights)
     layers = {layer.name for layer in model._flatten_layers() if layer is not model}
     name_by_layer(proto.graph, layers, INPUT, face.output)
@@ -163,7 +164,7 @@ def _mirror_pad(context: Any, node: Any, name: str, args: Any) -> None:
     )
 
 
-def _optimize(proto: Any) -> Any:
+def _optimize(proto: Any, scratch: Path) -> Any:
     """onnxruntime's basic optimizations, above all moving transposes until they cancel.
 
     They run on the skeleton, so that no weight is copied; what they write is standard ONNX.
@@ -171,14 +172,13 @@ def _optimize(proto: Any) -> Any:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "skeleton.onnx"
-        options.optimized_model_filepath = str(file)
-        try:
-            onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's exceptions share no base but Exception
-            raise ExportError(f"onnxruntime does not take the converted graph: {error}") from error
-        return onnx.load(file)
+    file = scratch / "skeleton.onnx"
+    options.optimized_model_filepath = str(file)
+    try:
+        onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base but Exception
+        raise ExportError(f"onnxruntime does not take the converted graph: {error}") from error
+    return onnx.load(file)
 
 
 def _describe(proto: Any, name: str, input_shape: tuple[int | None, ...], output_shape: tuple[int | None, ...]) -> None:

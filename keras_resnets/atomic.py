@@ -1,17 +1,31 @@
 """Writes files and folders so that a crash never leaves half of one.
 
-A file is replaced in one step. A folder takes two renames: a crash between them leaves the old one beside its
-place, in a folder whose name starts with ".writing-old-".
+A file is replaced in one step, and on Linux a folder too. Elsewhere a folder takes two renames: a crash between
+them leaves the old one beside its place, until the folder is written again. That also deletes what killed processes
+left of it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_EXCHANGE = 2  # RENAME_EXCHANGE of linux/fs.h
+_HERE = -100  # AT_FDCWD
+_ABANDONED = 60.0  # seconds
 
 
 @contextmanager
@@ -40,19 +54,62 @@ def atomic_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
     target = Path(path)
     if target.exists() and not overwrite:
         raise FileExistsError(target)
-    draft = target.with_name(f".writing-{target.name}-{uuid.uuid4().hex[:8]}")
-    with _parents(target):
-        try:
-            draft.mkdir()
+    with _parents(target), _draft(target) as draft:
+        yield draft
+        for item in (*draft.rglob("*"), draft):
+            _sync(item)
+        if target.exists() and not overwrite:  # somebody else was faster
+            raise FileExistsError(target)
+        _swap(draft, target)
+        _sync(target.parent)
+
+
+@contextmanager
+def _draft(target: Path) -> Iterator[Path]:
+    """A new folder beside the target, which this process holds the lock of as long as it lives; deleted at the end."""
+    _sweep(target)
+    draft = target.with_name(f"{_prefix(target)}{uuid.uuid4().hex[:8]}")
+    try:
+        draft.mkdir()
+        with _locked(draft, wait=True):  # whoever sweeps holds it for a moment
             yield draft
-            for item in (*draft.rglob("*"), draft):
-                _sync(item)
-            if target.exists() and not overwrite:  # somebody else was faster
-                raise FileExistsError(target)
-            _swap(draft, target)
-            _sync(target.parent)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _prefix(target: Path, what: str = "writing") -> str:
+    return f".{what}-{target.name}-"
+
+
+def _sweep(target: Path) -> None:
+    """Delete what processes that are no more left of this folder; put back what they had set aside."""
+    for aside in target.parent.glob(f"{escape(_prefix(target, 'replaced'))}????????"):
+        if not target.exists():
+            aside.rename(target)
+        shutil.rmtree(aside, ignore_errors=True)
+    for left in target.parent.glob(f"{escape(_prefix(target))}????????"):
+        with suppress(OSError), _locked(left) as ours:
+            # An empty one may be about to be locked by the process that has just made it.
+            if ours and (any(left.iterdir()) or time.time() - left.stat().st_mtime > _ABANDONED):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path, wait: bool = False) -> Iterator[bool]:
+    """Hold a folder's lock, which ends with the process however it ends; yields whether it could be had."""
+    if fcntl is None:
+        yield False
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            held = True
+        except OSError:  # somebody else's, or a file system without locks
+            held = False
+        yield held
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -70,19 +127,24 @@ def _parents(target: Path) -> Iterator[None]:
 
 
 def _swap(draft: Path, target: Path) -> None:
+    """Put the draft in the target's place. What was there is in the draft's place then, or gone."""
     if not target.exists():
         draft.rename(target)
-        return
-    aside = target.with_name(f".writing-old-{target.name}-{uuid.uuid4().hex[:8]}")
-    aside.mkdir()
-    target.rename(aside / "old")
-    try:
-        draft.rename(target)
-    except BaseException:
-        (aside / "old").rename(target)
-        aside.rmdir()
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
+    elif not _exchange(draft, target):
+        aside = target.with_name(f"{_prefix(target, 'replaced')}{uuid.uuid4().hex[:8]}")
+        target.rename(aside)
+        try:
+            draft.rename(target)
+        except BaseException:
+            aside.rename(target)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step; False where the system cannot."""
+    rename: Any = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
+    return bool(rename) and rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0
 
 
 def _sync(path: Path) -> None:

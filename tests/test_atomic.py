@@ -1,12 +1,14 @@
 """Atomic writes: the old content or the new one, whatever happens in between."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
 
+from keras_resnets import atomic
 from keras_resnets.atomic import atomic_file, atomic_folder
 
 
@@ -176,3 +178,66 @@ def test_a_killed_process_leaves_the_old_folder(tmp_path):
     with atomic_folder(target, overwrite=True) as draft:
         (draft / "new.txt").write_text("new")
     assert content(target) == {"new.txt": "new"}
+    assert names(tmp_path) == ["bundle"]  # what the killed one left is gone
+
+
+def test_the_draft_of_a_living_process_is_left_alone(tmp_path):
+    with atomic_folder(tmp_path / "bundle") as first:
+        (first / "first.txt").write_text("first")
+        with atomic_folder(tmp_path / "bundle", overwrite=True) as second:
+            (second / "second.txt").write_text("second")
+        assert content(first) == {"first.txt": "first"}
+        shutil.rmtree(tmp_path / "bundle")
+    assert content(tmp_path / "bundle") == {"first.txt": "first"}
+
+
+@pytest.fixture
+def no_exchange(monkeypatch):
+    """As on a system that cannot exchange two folders."""
+    monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
+
+
+def test_without_an_exchange_a_folder_is_replaced_too(tmp_path, no_exchange):
+    test_a_folder_is_replaced_as_a_whole(tmp_path)
+
+
+def test_what_a_crash_between_two_renames_set_aside_comes_back(tmp_path, no_exchange, monkeypatch):
+    target = tmp_path / "bundle"
+    target.mkdir()
+    (target / "old.txt").write_text("old")
+    # No handler runs in a process that is killed: the old folder stays aside.
+    target.rename(tmp_path / ".replaced-bundle-01234567")
+    with pytest.raises(RuntimeError), atomic_folder(target, overwrite=True):
+        raise RuntimeError
+    assert content(target) == {"old.txt": "old"}
+    assert names(tmp_path) == ["bundle"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux exchanges folders")
+def test_on_linux_a_replaced_folder_is_there_at_every_moment(tmp_path):
+    """One process replaces it as fast as it can, and this one reads it meanwhile."""
+    target = tmp_path / "bundle"
+    code = """
+import sys
+from keras_resnets.atomic import atomic_folder
+for i in range(100):
+    with atomic_folder(sys.argv[1], overwrite=True) as draft:
+        (draft / "a").write_text(str(i))
+        (draft / "b").write_text(str(i))
+"""
+    with atomic_folder(target) as draft:
+        (draft / "a").write_text("x")
+        (draft / "b").write_text("x")
+    missing = 0
+    with subprocess.Popen([sys.executable, "-c", code, str(target)]) as process:
+        while process.poll() is None:
+            missing += not target.is_dir()
+    assert process.returncode == 0
+    assert not missing
+    assert content(target) == {"a": "99", "b": "99"}
+
+
+def test_a_folder_within_a_draft(tmp_path):
+    with atomic_folder(tmp_path / "outer") as outer, atomic_folder(outer / "inner") as inner:
+        (inner / "a.txt").write_text("a")
+    assert content(tmp_path / "outer") == {"inner/a.txt": "a"}
