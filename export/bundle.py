@@ -24,7 +24,7 @@ from .onnx import OPSET, to_onnx
 from .report import write_report
 from .saved_model import to_saved_model
 from .trace import INPUT, Interface, interface
-from .verify import Runners, compare, keras_runners, onnx_runners, saved_model_runners
+from .verify import Prepare, compare, keras_runners, onnx_runners, saved_model_runners
 
 TOLERANCE = 1e-4
 _ONNX, _SAVED_MODEL, _GOLDEN = "model.onnx", "saved_model", "golden.npz"
@@ -44,6 +44,7 @@ def to_bundle(
     labels: Sequence[str] | None = None,
     images: str | Path | Iterable[ImageLike] | None = None,
     license: str | None = None,
+    pixels: bool = False,
     saved_model: bool = True,
     engines: Sequence[str] = (),
     tolerance: float = TOLERANCE,
@@ -61,6 +62,8 @@ def to_bundle(
         labels: class names; by default the model's own.
         images: real images to verify with, beside noise: a folder, or paths, Pillow images, uint8 arrays.
         license: of the weights, stored in the bundle.
+        pixels: the ONNX graph takes uint8 pixels, and normalises them itself as the preprocessing says. The SavedModel
+            takes normalised float32 in any case.
         saved_model: also export, verify and include a SavedModel.
         engines: also lay out the files as other engines load them, in engines/NAME: "triton" (model repository),
             "tf-serving", "kserve" (an InferenceService and its Triton repository), "openvino" (Model Server).
@@ -84,17 +87,30 @@ def to_bundle(
     preprocessing = preprocessing or getattr(model, "preprocessing", None)
     labels = tuple(labels or getattr(model, "labels", None) or ()) or None
     _check_description(model, face, preprocessing, labels)
+    if pixels and preprocessing is None:
+        raise ExportError(f"to take pixels, {model.name} needs preprocessing=, which says how they are normalised")
     golden, probes = _probes(face, preprocessing, images)
+    prepare = preprocessing.denormalize if pixels and preprocessing else np.asarray
     try:
         with atomic_folder(folder, overwrite=overwrite) as draft:
-            runtimes = _export(model, draft, preprocessing, labels, license, saved_model, say)
+            say("converting to ONNX")
+            described: dict[str, Any] = {"preprocessing": preprocessing, "labels": labels, "license": license}
+            to_onnx(model, draft / _ONNX, pixels=pixels, **described)
+            runtimes = {"onnxruntime": onnx_runners(draft / _ONNX, prepare)}
+            if saved_model:
+                say("writing the SavedModel")
+                to_saved_model(model, draft / _SAVED_MODEL)
+                runtimes["saved_model"] = saved_model_runners(draft / _SAVED_MODEL)
             say("verifying against Keras")
-            report = compare(keras_runners(model), runtimes, probes, tolerance, _locator(model, draft, tolerance))
+            report = compare(
+                keras_runners(model), runtimes, probes, tolerance, _locator(model, draft, prepare, tolerance)
+            )
             _write_golden(model, draft, golden, preprocessing)
             manifest = Manifest(
                 model=model.name,
                 input_name=INPUT,
                 input_shape=face.input_shape,
+                input_type="uint8" if pixels else "float32",
                 output_name=face.output,
                 output_kind=face.output,
                 variants=(Variant(_ONNX, "float32", OPSET, _FOR),),
@@ -107,7 +123,7 @@ def to_bundle(
                 created=_versions(),
             )
             say("writing the report")
-            layers = errors_by_layer(model, draft / _ONNX, next(iter(probes.values()))[:1], _REPORTED_LAYERS)
+            layers = errors_by_layer(model, draft / _ONNX, next(iter(probes.values()))[:1], prepare, _REPORTED_LAYERS)
             write_report(draft, manifest, layers, tolerance)
             for engine in engines:
                 write_engine(engine, draft, manifest, draft / FOLDER / engine)
@@ -118,31 +134,11 @@ def to_bundle(
     return Bundle(folder, manifest)
 
 
-def _export(
-    model: Any,
-    draft: Path,
-    preprocessing: Preprocessing | None,
-    labels: Sequence[str] | None,
-    license: str | None,
-    saved_model: bool,
-    say: Callable[[str], None],
-) -> dict[str, Runners]:
-    """Write the forms of the model, and load each of them."""
-    say("converting to ONNX")
-    to_onnx(model, draft / _ONNX, preprocessing=preprocessing, labels=labels, license=license)
-    runtimes = {"onnxruntime": onnx_runners(draft / _ONNX)}
-    if saved_model:
-        say("writing the SavedModel")
-        to_saved_model(model, draft / _SAVED_MODEL)
-        runtimes["saved_model"] = saved_model_runners(draft / _SAVED_MODEL)
-    return runtimes
-
-
-def _locator(model: Any, draft: Path, tolerance: float) -> Callable[[str, NDArray[np.float32]], str]:
+def _locator(model: Any, draft: Path, prepare: Prepare, tolerance: float) -> Callable[[str, NDArray[np.float32]], str]:
     def locate(runtime: str, tensor: NDArray[np.float32]) -> str:
         if runtime != "onnxruntime":
             return ""
-        return part_ways(errors_by_layer(model, draft / _ONNX, tensor), tolerance)
+        return part_ways(errors_by_layer(model, draft / _ONNX, tensor, prepare), tolerance)
 
     return locate
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from keras_resnets.extras import extra
 
 from .trace import INPUT
+from .verify import Prepare
 
 with extra("export"):
     import keras
@@ -22,13 +23,20 @@ with extra("serve"):
 _MERGED = ("Conv", "ConvTranspose", "BatchNormalization", "Pad")
 
 
-def errors_by_layer(model: Any, file: Path, tensor: NDArray[np.float32], most: int = 10_000) -> dict[str, float]:
+def errors_by_layer(
+    model: Any,
+    file: Path,
+    tensor: NDArray[np.float32],
+    prepare: Prepare = lambda tensor: tensor,
+    most: int = 10_000,
+) -> dict[str, float]:
     """max|a − b| / max|a| of each layer's output between Keras and an ONNX file, in the graph's order.
 
     Args:
         model: a functional Keras model.
         file: what `to_onnx` made of it; layers that were merged into others are left out.
         tensor: float32 [batch, height, width, channels].
+        prepare: from that to the graph's input.
         most: of more layers than that, every second, third and so on, and the last.
     """
     proto = onnx.load(file)
@@ -44,7 +52,7 @@ def errors_by_layer(model: Any, file: Path, tensor: NDArray[np.float32], most: i
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    got = session.run(list(tensors.values()), {INPUT: tensor})
+    got = session.run(list(tensors.values()), {INPUT: prepare(tensor)})
     expected = keras.Model(model.inputs, [layers[name].output for name in tensors])([tensor], training=False)
     pairs = zip(tensors, expected, got, strict=True)
     return {name: error for name, own, other in pairs if (error := _error(np.asarray(own), other)) is not None}

@@ -20,6 +20,7 @@ from keras_resnets.preprocessing import Preprocessing
 from .errors import ExportError, refuse_existing
 from .fold import fill
 from .naming import name_by_layer
+from .pixels import take_pixels
 from .trace import INPUT, Skeleton, interface, skeleton
 
 with extra("export"):
@@ -40,6 +41,7 @@ def to_onnx(
     preprocessing: Preprocessing | None = None,
     labels: Sequence[str] | None = None,
     license: str | None = None,
+    pixels: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Write a Keras image model as one ONNX file, opset 18, with batch norm folded into convolutions.
@@ -51,6 +53,7 @@ def to_onnx(
         file: path to write; the file appears whole or not at all.
         preprocessing, labels: for the file's metadata; by default the model's own.
         license: of the weights, for the metadata too.
+        pixels: take uint8 pixels and do the preprocessing's normalisation in the graph.
         overwrite: replace an existing file.
 
     Returns:
@@ -71,6 +74,8 @@ def to_onnx(
             proto = convert(model, Path(scratch))
             labels = labels or getattr(model, "labels", None)
             preprocessing = preprocessing or getattr(model, "preprocessing", None)
+            if pixels:
+                _take_pixels(proto, model, preprocessing)
             known = {
                 "model": model.name,
                 "license": license,
@@ -82,6 +87,13 @@ def to_onnx(
     except OSError as error:
         raise ExportError(f"cannot write {path}: {error}") from error
     return path
+
+
+def _take_pixels(proto: Any, model: Any, preprocessing: Preprocessing | None) -> None:
+    if preprocessing is None or preprocessing.channels != model.inputs[0].shape[-1]:
+        raise ExportError(f"to take pixels, {model.name} needs preprocessing= with as many channels as it has")
+    take_pixels(proto, preprocessing)
+    onnx.checker.check_model(proto)
 
 
 def convert(model: Any, scratch: Path) -> Any:

@@ -47,7 +47,7 @@ def write_report(folder: Path, manifest: Manifest, errors: Mapping[str, float], 
 
 def _facts(manifest: Manifest) -> Iterable[tuple[str, str]]:
     sides = ", ".join(["batch", *("any" if side is None else str(side) for side in manifest.input_shape[1:])])
-    yield "input", f"`{manifest.input_name}`, float32 [{sides}]"
+    yield "input", f"`{manifest.input_name}`, {manifest.input_type} [{sides}]"
     yield "output", f"`{manifest.output_name}` ({manifest.output_kind})"
     how = manifest.preprocessing
     yield "preprocessing", "not known: tensors only" if how is None else f"`{how}`"

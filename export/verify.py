@@ -24,6 +24,7 @@ with extra("serve"):
 
 BATCH_SIZES = (1, 3, 17)
 Runner = Callable[[NDArray[np.float32]], NDArray[Any]]
+Prepare = Callable[[NDArray[np.float32]], NDArray[Any]]
 Runners = Mapping[str, Runner]  # by output: the model's own, and "logits" where it ends in softmax or sigmoid
 
 
@@ -163,8 +164,12 @@ def saved_model_runners(folder: Path) -> Runners:
     return {output: runner(signature) for output, signature in signatures.items()}
 
 
-def onnx_runners(file: Path) -> Runners:
+def onnx_runners(file: Path, prepare: Prepare = lambda tensor: tensor) -> Runners:
     """Load an ONNX file in onnxruntime's CPU provider, optimized at most EXTENDED as it is shipped.
+
+    Args:
+        file: of the graph.
+        prepare: from the Keras model's input to the graph's.
 
     The logits are what the final Softmax or Sigmoid reads, taken out of a copy of the graph.
     """
@@ -180,6 +185,6 @@ def onnx_runners(file: Path) -> Runners:
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     def runner(tensor_name: str) -> Runner:
-        return lambda tensor: session.run([tensor_name], {INPUT: tensor})[0]
+        return lambda tensor: session.run([tensor_name], {INPUT: prepare(tensor)})[0]
 
     return {output: runner(tensor_name) for output, tensor_name in names.items()}

@@ -23,6 +23,7 @@ from keras_resnets.preprocessing import Preprocessing
 MANIFEST = "bundle.json"
 FORMAT = "keras-resnets-bundle"
 FORMAT_VERSION = 1
+INPUT_TYPES = ("float32", "uint8")
 OUTPUT_KINDS = ("probabilities", "logits", "features")
 
 
@@ -46,7 +47,8 @@ class Manifest:
 
     Args:
         model: the model's name.
-        input_name, input_shape: of the ONNX graph: [None, height, width, channels], float32.
+        input_name, input_shape: of the ONNX graph: [None, height, width, channels].
+        input_type: "float32", already preprocessed, or "uint8": pixels, which the graph normalises.
         output_name: of the ONNX graph.
         output_kind: "probabilities", "logits" or "features".
         variants: the ONNX files, the first being the default.
@@ -63,6 +65,7 @@ class Manifest:
     model: str
     input_name: str
     input_shape: tuple[int | None, ...]
+    input_type: str
     output_name: str
     output_kind: str
     variants: tuple[Variant, ...]
@@ -123,6 +126,10 @@ def _manifest(data: dict[str, Any]) -> Manifest:
         raise ValueError("no variants")
     if manifest.output_kind not in OUTPUT_KINDS:
         raise ValueError(f"output_kind {manifest.output_kind!r}")
+    if manifest.input_type not in INPUT_TYPES:
+        raise ValueError(f"input_type {manifest.input_type!r}")
+    if manifest.input_type == "uint8" and manifest.preprocessing is None:
+        raise ValueError("uint8 pixels without a preprocessing")
     if len(manifest.input_shape) != 4:
         raise ValueError(f"input_shape {manifest.input_shape}")
     _check_files(manifest)

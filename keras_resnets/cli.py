@@ -198,6 +198,7 @@ def _add_export(commands: Any) -> None:
     parser.add_argument("--labels", help="a text file with one class name a line (default: the model's own)")
     parser.add_argument("--images", help="a folder of real images to verify with, beside noise")
     parser.add_argument("--license", help="of the weights, stored in the bundle")
+    parser.add_argument("--pixels", action="store_true", help="the ONNX graph takes uint8 and normalises by itself")
     parser.add_argument(
         "--for", dest="engines", action="append", default=[], metavar="ENGINE",
         help="also lay the files out for triton, tf-serving, kserve or openvino; may be repeated",
@@ -231,6 +232,7 @@ def _export(options: argparse.Namespace) -> int:
             images=options.images,
             license=options.license,
             saved_model=not options.no_saved_model,
+            pixels=options.pixels,
             engines=options.engines,
             overwrite=options.overwrite,
             progress=status.update,

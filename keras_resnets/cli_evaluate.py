@@ -250,9 +250,10 @@ def _open_bundle(options: argparse.Namespace, any_size: bool) -> Scorer:
             raise ValueError(f"{path} is no file of the bundle {path.parent}")
     engine = Engine(bundle, provider=options.provider, precision=precision, batch_size=options.batch)
     height, width, channels = manifest.input_shape[1:]
+    how = manifest.preprocessing if manifest.input_type == "uint8" else None
     return Scorer(
         name=options.model,
-        score=engine.run,
+        score=(lambda images: engine.run(how.denormalize(images))) if how else engine.run,
         input_shape=(height, width, channels),
         classes=engine.session.get_outputs()[0].shape[-1],
         kind=manifest.output_kind,

@@ -99,6 +99,8 @@ class Preprocessing:
             raise ValueError(f"channels must be 1 or 3, not {self.channels}")
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise ValueError(f"mean and std need {self.channels} values each, one a channel")
+        if self.scale <= 0:
+            raise ValueError(f"scale must be positive, not {self.scale}")
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, not {self.std}")
         if self.interpolation not in _RESAMPLING:
@@ -180,6 +182,12 @@ class Preprocessing:
         values -= np.asarray(self.mean, np.float32)
         values /= np.asarray(self.std, np.float32)
         return values
+
+    def denormalize(self, tensor: NDArray[Any]) -> NDArray[np.uint8]:
+        """The uint8 pixels [..., channels] that `normalize` made this float tensor of, to the bit."""
+        values = (tensor.astype(np.float64) * self.std + self.mean) / self.scale
+        pixels = values.round().clip(0, 255).astype(np.uint8)
+        return pixels[..., ::-1] if self.bgr else pixels
 
     def __call__(self, images: Iterable[ImageLike]) -> NDArray[np.float32]:
         """A batch of images (see `pixels`) as float32 [batch, height, width, channels].

@@ -57,11 +57,11 @@ class Engine:
         self.session = open_session(self.bundle.path / variant.file, provider, threads)
         self.golden_drift = self.check_golden()
 
-    def run(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The network's raw output for a tensor that is already preprocessed.
+    def run(self, tensor: NDArray[Any]) -> NDArray[np.float32]:
+        """The network's raw output for a tensor that is already preprocessed, or the graph's pixels.
 
         Args:
-            tensor: float32 [batch, height, width, channels].
+            tensor: float32 [batch, height, width, channels]; uint8 where the bundle's `input_type` says so.
 
         Returns:
             float32 [batch, classes], or [batch, …] of a feature extractor.
@@ -74,9 +74,11 @@ class Engine:
         fits = array.ndim == 4 and all(
             want in (None, have) for want, have in zip(manifest.input_shape, array.shape, strict=True)
         )
-        if array.dtype != np.float32 or not fits:
+        if array.dtype != manifest.input_type or not fits:
             want = ["batch", *(side or "any" for side in manifest.input_shape[1:])]
-            raise ValueError(f"{manifest.model} takes float32 {want}, not {array.dtype} {list(array.shape)}")
+            raise ValueError(
+                f"{manifest.model} takes {manifest.input_type} {want}, not {array.dtype} {list(array.shape)}"
+            )
         parts = [array[i : i + self.batch_size] for i in range(0, max(len(array), 1), self.batch_size)]
         return np.concatenate([self._run(part) for part in parts])
 
@@ -93,7 +95,7 @@ class Engine:
         many = _as_images(images)
         outputs = []
         while part := list(islice(many, self.batch_size)):
-            outputs.append(self._run(manifest.preprocessing(part)))
+            outputs.append(self._run(self._input(part)))
         if not outputs:
             return np.empty((0, len(manifest.labels or ())), np.float32)
         scores = np.concatenate(outputs)
@@ -128,9 +130,10 @@ class Engine:
             BundleError: when it exceeds 1e-3.
         """
         sample, expected = self.bundle.golden()
-        preprocessing = self.bundle.manifest.preprocessing
+        manifest = self.bundle.manifest
+        how = manifest.preprocessing if manifest.input_type != "uint8" else None
         try:
-            got = self.run(preprocessing.normalize(sample) if preprocessing else sample)
+            got = self.run(how.normalize(sample) if how else sample)
         except ValueError as error:
             raise BundleError(f"{self.bundle.path}: its golden sample does not fit: {error}") from error
         if got.shape != expected.shape or not got.size:
@@ -143,7 +146,14 @@ class Engine:
             )
         return drift
 
-    def _run(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _input(self, images: list[ImageLike]) -> NDArray[Any]:
+        preprocessing, kind = self.bundle.manifest.preprocessing, self.bundle.manifest.input_type
+        assert preprocessing is not None
+        if kind == "uint8":
+            return np.stack([preprocessing.pixels(image) for image in images])
+        return preprocessing(images)
+
+    def _run(self, tensor: NDArray[Any]) -> NDArray[np.float32]:
         manifest = self.bundle.manifest
         output: NDArray[np.float32] = self.session.run([manifest.output_name], {manifest.input_name: tensor})[0]
         return output
