@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 import traceback
+from pathlib import Path
 
 import keras
 
@@ -17,51 +18,28 @@ from keras_resnets import Preprocessing, atomic
 from keras_resnets.export import bundle
 from keras_resnets.export import onnx as converter
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from suicide import on_call, patch, suicide
+
 GREY = Preprocessing((8, 8), 1, scale=1 / 255, mean=(0.5,), std=(0.25,))
-
-
-def suicide(*_, **__):
-    """End as power failures do."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def behind(function, number=1, before=False):
-    """The function, which ends the process behind (or before) its call with this number."""
-    calls = iter(range(1, 10**9))
-
-    def wrapped(*args, **kwargs):
-        last = next(calls) == number
-        if last and before:
-            suicide()
-        result = function(*args, **kwargs)
-        if last:
-            suicide()
-        return result
-
-    return wrapped
-
-
-def patch(owner, name, wrapped):
-    """Set an attribute for the rest of the process."""
-    setattr(owner, name, wrapped)
 
 
 # The export's steps in their order; the process ends behind each of them.
 STEPS = {
     "nothing but the draft": lambda: patch(bundle, "to_onnx", suicide),
-    "the skeleton": lambda: patch(converter, "_convert_graph", behind(converter._convert_graph)),
-    "the optimized skeleton": lambda: patch(converter, "_optimize", behind(converter._optimize)),
-    "model.onnx": lambda: patch(bundle, "to_onnx", behind(bundle.to_onnx)),
-    "the SavedModel": lambda: patch(bundle, "to_saved_model", behind(bundle.to_saved_model)),
-    "the verification": lambda: patch(bundle, "compare", behind(bundle.compare)),
-    "the golden sample": lambda: patch(bundle, "_write_golden", behind(bundle._write_golden)),
-    "the report": lambda: patch(bundle, "write_report", behind(bundle.write_report)),
-    "the engines": lambda: patch(bundle, "write_engine", behind(bundle.write_engine)),
-    "the hashes": lambda: patch(bundle, "seal", behind(bundle.seal)),
-    "the first file on the disk": lambda: patch(atomic, "_sync", behind(atomic._sync, 3)),
+    "the skeleton": lambda: patch(converter, "_convert_graph", on_call(1, converter._convert_graph, before=False)),
+    "the optimized skeleton": lambda: patch(converter, "_optimize", on_call(1, converter._optimize, before=False)),
+    "model.onnx": lambda: patch(bundle, "to_onnx", on_call(1, bundle.to_onnx, before=False)),
+    "the SavedModel": lambda: patch(bundle, "to_saved_model", on_call(1, bundle.to_saved_model, before=False)),
+    "the verification": lambda: patch(bundle, "compare", on_call(1, bundle.compare, before=False)),
+    "the golden sample": lambda: patch(bundle, "_write_golden", on_call(1, bundle._write_golden, before=False)),
+    "the report": lambda: patch(bundle, "write_report", on_call(1, bundle.write_report, before=False)),
+    "the engines": lambda: patch(bundle, "write_engine", on_call(1, bundle.write_engine, before=False)),
+    "the hashes": lambda: patch(bundle, "seal", on_call(1, bundle.seal, before=False)),
+    "the first file on the disk": lambda: patch(atomic, "_sync", on_call(3, atomic._sync, before=False)),
     # The SavedModel's own is the first.
-    "everything but the swap": lambda: patch(atomic, "_swap", behind(atomic._swap, 2, before=True)),
-    "the swap": lambda: patch(atomic, "_swap", behind(atomic._swap, 2)),
+    "everything but the swap": lambda: patch(atomic, "_swap", on_call(2, atomic._swap)),
+    "the swap": lambda: patch(atomic, "_swap", on_call(2, atomic._swap, before=False)),
 }
 
 

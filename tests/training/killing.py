@@ -5,7 +5,6 @@ The parent loads TensorFlow once and forks, before TensorFlow has started any th
 
 import json
 import os
-import signal
 import sys
 import time
 import traceback
@@ -16,33 +15,15 @@ from keras_resnets import atomic
 from keras_resnets.training import Recipe, TrainingStopped, checkpoint, course
 from keras_resnets.training.loop import Loop
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from suicide import on_call, patch, suicide
+
 # Dropout, augmentation and an average, so that every kind of state is there.
 RECIPE = Recipe(
     model="resnet20", data="digits", epochs=2, batch_size=128, learning_rate=0.05, validation=200, pad=1, flip=True,
     dropout_rate=0.2, ema=0.9, seed=3,
 )  # fmt: skip
 SAVE_STEPS, LOG_STEPS = 2, 3
-
-
-def suicide(*_, **__):
-    """End as power failures do."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def on_call(number, function, before=True):
-    """The function, which ends the process at its call with this number."""
-    calls = iter(range(1, 10**9))
-
-    def wrapped(*args, **kwargs):
-        last = next(calls) == number
-        if last and before:
-            suicide()
-        result = function(*args, **kwargs)
-        if last:
-            suicide()
-        return result
-
-    return wrapped
 
 
 def half_written(number):
@@ -57,11 +38,6 @@ def half_written(number):
             suicide()
 
     return save
-
-
-def patch(owner, name, wrapped):
-    """Set an attribute for the rest of the process."""
-    setattr(owner, name, wrapped)
 
 
 PHASES = {
