@@ -68,13 +68,16 @@ def atomic_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
 def _draft(target: Path) -> Iterator[Path]:
     """A new folder beside the target, which this process holds the lock of as long as it lives; deleted at the end."""
     _sweep(target)
-    draft = target.with_name(f"{_prefix(target)}{uuid.uuid4().hex[:8]}")
+    number = uuid.uuid4().hex[:8]
+    draft, bare = (target.with_name(f"{_prefix(target, what)}{number}") for what in ("writing", "making"))
     try:
-        draft.mkdir()
-        with _locked(draft, wait=True):  # whoever sweeps holds it for a moment
+        bare.mkdir()
+        with _locked(bare):
+            bare.rename(draft)  # under this name it would be swept without a lock
             yield draft
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        for folder in (draft, bare):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _prefix(target: Path, what: str = "writing") -> str:
@@ -89,13 +92,16 @@ def _sweep(target: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
     for left in target.parent.glob(f"{escape(_prefix(target))}????????"):
         with suppress(OSError), _locked(left) as ours:
-            # An empty one may be about to be locked by the process that has just made it.
-            if ours and (any(left.iterdir()) or time.time() - left.stat().st_mtime > _ABANDONED):
+            if ours:
                 shutil.rmtree(left, ignore_errors=True)
+    for bare in target.parent.glob(f"{escape(_prefix(target, 'making'))}????????"):
+        with suppress(OSError):
+            if time.time() - bare.stat().st_mtime > _ABANDONED:
+                bare.rmdir()
 
 
 @contextmanager
-def _locked(folder: Path, wait: bool = False) -> Iterator[bool]:
+def _locked(folder: Path) -> Iterator[bool]:
     """Hold a folder's lock, which ends with the process however it ends; yields whether it could be had."""
     if fcntl is None:
         yield False
@@ -103,7 +109,7 @@ def _locked(folder: Path, wait: bool = False) -> Iterator[bool]:
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             held = True
         except OSError:  # somebody else's, or a file system without locks
             held = False

@@ -237,6 +237,15 @@ for i in range(100):
     assert content(target) == {"a": "99", "b": "99"}
 
 
+def test_an_empty_draft_of_a_killed_process_is_deleted_too(tmp_path):
+    target = tmp_path / "bundle"
+    kill_while_writing("with atomic_folder(target) as draft:\n    written()", target)
+    assert [name.startswith(".writing-bundle-") for name in names(tmp_path)] == [True]
+    with atomic_folder(target):
+        pass
+    assert names(tmp_path) == ["bundle"]
+
+
 def test_a_folder_within_a_draft(tmp_path):
     with atomic_folder(tmp_path / "outer") as outer, atomic_folder(outer / "inner") as inner:
         (inner / "a.txt").write_text("a")
