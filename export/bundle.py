@@ -88,7 +88,9 @@ def to_bundle(
     labels = tuple(labels or getattr(model, "labels", None) or ()) or None
     _check_description(model, face, preprocessing, labels)
     if pixels and preprocessing is None:
-        raise ExportError(f"to take pixels, {model.name} needs preprocessing=, which says how they are normalised")
+        raise ExportError(
+            f"to take pixels, {model.name} needs preprocessing= (--preset), which says how they are normalised"
+        )
     golden, probes = _probes(face, preprocessing, images)
     prepare = preprocessing.denormalize if pixels and preprocessing else np.asarray
     try:
