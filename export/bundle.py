@@ -20,7 +20,7 @@ from keras_resnets.preprocessing import ImageError, ImageLike, Preprocessing
 from .engines import FOLDER, check_engines, write_engine
 from .errors import ExportError, refuse_existing
 from .locate import errors_by_layer, part_ways
-from .onnx import OPSET, to_onnx
+from .onnx import OPSET, check_pixels, to_onnx
 from .report import write_report
 from .saved_model import to_saved_model
 from .trace import INPUT, Interface, interface
@@ -87,10 +87,8 @@ def to_bundle(
     preprocessing = preprocessing or getattr(model, "preprocessing", None)
     labels = tuple(labels or getattr(model, "labels", None) or ()) or None
     _check_description(model, face, preprocessing, labels)
-    if pixels and preprocessing is None:
-        raise ExportError(
-            f"to take pixels, {model.name} needs preprocessing= (--preset), which says how they are normalised"
-        )
+    if pixels:
+        check_pixels(model, preprocessing)
     golden, probes = _probes(face, preprocessing, images)
     prepare = preprocessing.denormalize if pixels and preprocessing else np.asarray
     try:

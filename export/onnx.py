@@ -68,14 +68,17 @@ def to_onnx(
     """
     path = Path(file)
     refuse_existing(path, overwrite)
+    labels = labels or getattr(model, "labels", None)
+    preprocessing = preprocessing or getattr(model, "preprocessing", None)
+    if pixels:
+        check_pixels(model, preprocessing)
     try:
         # The scratch folder lies there too, so that a bundle's draft holds whatever a killed export leaves.
         with atomic_file(path) as draft, TemporaryDirectory(prefix=".writing-", dir=draft.parent) as scratch:
             proto = convert(model, Path(scratch))
-            labels = labels or getattr(model, "labels", None)
-            preprocessing = preprocessing or getattr(model, "preprocessing", None)
-            if pixels:
-                _take_pixels(proto, model, preprocessing)
+            if pixels and preprocessing:
+                take_pixels(proto, preprocessing)
+                onnx.checker.check_model(proto)
             known = {
                 "model": model.name,
                 "license": license,
@@ -89,11 +92,17 @@ def to_onnx(
     return path
 
 
-def _take_pixels(proto: Any, model: Any, preprocessing: Preprocessing | None) -> None:
-    if preprocessing is None or preprocessing.channels != model.inputs[0].shape[-1]:
-        raise ExportError(f"to take pixels, {model.name} needs preprocessing= with as many channels as it has")
-    take_pixels(proto, preprocessing)
-    onnx.checker.check_model(proto)
+def check_pixels(model: Any, preprocessing: Preprocessing | None) -> None:
+    """Raise ExportError unless a preprocessing says how the model's pixels are normalised."""
+    channels = interface(model).input_shape[-1]
+    if preprocessing is None:
+        raise ExportError(
+            f"to take pixels, {model.name} needs preprocessing= (--preset), which says how they are normalised"
+        )
+    if channels != preprocessing.channels:
+        raise ExportError(
+            f"the preprocessing makes {preprocessing.channels} channels, but {model.name} takes {channels}"
+        )
 
 
 def convert(model: Any, scratch: Path) -> Any:

@@ -16,7 +16,7 @@ from keras_resnets.training import Recipe, TrainingStopped, checkpoint, course
 from keras_resnets.training.loop import Loop
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from suicide import on_call, patch, suicide
+from suicide import leave, on_call, patch, suicide
 
 # Dropout, augmentation and an average, so that every kind of state is there.
 RECIPE = Recipe(
@@ -76,9 +76,7 @@ def child(folder, phase):
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        leave(code)
 
 
 def start(folder, phase=""):
