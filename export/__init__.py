@@ -8,7 +8,9 @@ if __name__ != "keras_resnets.export":
 
 from .bundle import to_bundle
 from .errors import ExportError
+from .gate import Gate
+from .lower import DataFreeWarning
 from .onnx import to_onnx
 from .saved_model import to_saved_model
 
-__all__ = ["ExportError", "to_bundle", "to_onnx", "to_saved_model"]
+__all__ = ["DataFreeWarning", "ExportError", "Gate", "to_bundle", "to_onnx", "to_saved_model"]

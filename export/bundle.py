@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,24 +15,24 @@ from numpy.typing import NDArray
 import keras_resnets
 from keras_resnets.atomic import atomic_folder
 from keras_resnets.bundle import MANIFEST, Bundle, Manifest, Variant, seal
-from keras_resnets.preprocessing import ImageError, ImageLike, Preprocessing
+from keras_resnets.preprocessing import ImageLike, Preprocessing
 
 from .engines import FOLDER, check_engines, write_engine
 from .errors import ExportError, refuse_existing
+from .gate import Gate
 from .locate import errors_by_layer, part_ways
+from .lower import check_precisions, write_variant
 from .onnx import OPSET, check_pixels, to_onnx
 from .report import write_report
+from .runtime import active_providers, run_all
+from .samples import GATE_ROWS, PROBE_ROWS, Samples, choose_samples
 from .saved_model import to_saved_model
 from .trace import INPUT, Interface, interface
-from .verify import Prepare, compare, keras_runners, onnx_runners, saved_model_runners
+from .verify import Comparison, Form, Prepare, compare, keras_runners, onnx_runners, saved_model_runners
 
 TOLERANCE = 1e-4
 _ONNX, _SAVED_MODEL, _GOLDEN = "model.onnx", "saved_model", "golden.npz"
-_GOLDEN_ROWS = 2
-_PROBE_ROWS = 17
-_ANY_SIDE = 224  # for a side that the model leaves open
 _REPORTED_LAYERS = 150
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _FOR = ("cpu", "openvino", "cuda", "tensorrt")
 
 
@@ -43,8 +43,11 @@ def to_bundle(
     preprocessing: Preprocessing | None = None,
     labels: Sequence[str] | None = None,
     images: str | Path | Iterable[ImageLike] | None = None,
+    targets: Sequence[int] | None = None,
     license: str | None = None,
     pixels: bool = False,
+    precisions: Sequence[str] = (),
+    gate: Gate | None = None,
     saved_model: bool = True,
     engines: Sequence[str] = (),
     tolerance: float = TOLERANCE,
@@ -60,10 +63,17 @@ def to_bundle(
         preprocessing: how images become the input; by default the model's own (see `load_model`). Without
             one the bundle runs on tensors only, and refuses images.
         labels: class names; by default the model's own.
-        images: real images to verify with, beside noise: a folder, or paths, Pillow images, uint8 arrays.
+        images: real images to verify, calibrate and judge with, beside noise: a folder, or paths, Pillow images,
+            uint8 arrays. Of a folder 1,000 are drawn at random, of others the first are taken; half of them calibrate
+            lower precisions, the other half judges these.
+        targets: the class index of each image; of a folder they follow from its subfolders, if these are called as
+            the labels.
         license: of the weights, stored in the bundle.
         pixels: the ONNX graph takes uint8 pixels, and normalises them itself as the preprocessing says. The SavedModel
             takes normalised float32 in any case.
+        precisions: lower ones to write beside float32: "float16", "int8" (unsigned activations, for x86 CPUs and
+            OpenVINO), "int8-symmetric" (signed, for GPUs and ARM). Each passes the gate or nothing is written.
+        gate: what they must keep; by default `Gate()`.
         saved_model: also export, verify and include a SavedModel.
         engines: also lay out the files as other engines load them, in engines/NAME: "triton" (model repository),
             "tf-serving", "kserve" (an InferenceService and its Triton repository), "openvino" (Model Server).
@@ -75,8 +85,8 @@ def to_bundle(
         The bundle.
 
     Raises:
-        ExportError: when the model cannot be exported, an exported form drifts, an image cannot be read, or
-            the folder cannot be written. Nothing is left behind.
+        ExportError: when the model cannot be exported, an exported form drifts, a lower precision does not pass
+            the gate, an image cannot be read, or the folder cannot be written. Nothing is left behind.
         MissingExtraError: when a dependency is not installed.
     """
     say = progress or (lambda line: None)
@@ -89,23 +99,30 @@ def to_bundle(
     _check_description(model, face, preprocessing, labels)
     if pixels:
         check_pixels(model, preprocessing)
-    golden, probes = _probes(face, preprocessing, images)
-    prepare = preprocessing.denormalize if pixels and preprocessing else np.asarray
+    lower = check_precisions(precisions)
+    most = 2 * GATE_ROWS if lower else PROBE_ROWS
+    samples = choose_samples(face.input_shape, preprocessing, images, targets, labels, most)
+    prepare: Prepare = preprocessing.denormalize if pixels and preprocessing else np.asarray
     try:
         with atomic_folder(folder, overwrite=overwrite) as draft:
             say("converting to ONNX")
             described: dict[str, Any] = {"preprocessing": preprocessing, "labels": labels, "license": license}
             to_onnx(model, draft / _ONNX, pixels=pixels, **described)
-            runtimes = {"onnxruntime": onnx_runners(draft / _ONNX, prepare)}
+            variants = [Variant(_ONNX, "float32", OPSET, _FOR, 0.0, None)]
+            for precision in lower:
+                classes = face.output != "features"
+                variants.append(
+                    write_variant(precision, variants[0], draft, samples, prepare, gate or Gate(), classes, say)
+                )
             if saved_model:
                 say("writing the SavedModel")
                 to_saved_model(model, draft / _SAVED_MODEL)
-                runtimes["saved_model"] = saved_model_runners(draft / _SAVED_MODEL)
             say("verifying against Keras")
-            report = compare(
-                keras_runners(model), runtimes, probes, tolerance, _locator(model, draft, prepare, tolerance)
-            )
-            _write_golden(model, draft, golden, preprocessing)
+            report = _verify(model, draft, variants, saved_model, samples.probes, prepare, tolerance)
+            expected = _write_golden(model, draft, samples)
+            variants = [
+                _with_drift(variant, draft, prepare(samples.tensor(samples.golden)), expected) for variant in variants
+            ]
             manifest = Manifest(
                 model=model.name,
                 input_name=INPUT,
@@ -113,7 +130,7 @@ def to_bundle(
                 input_type="uint8" if pixels else "float32",
                 output_name=face.output,
                 output_kind=face.output,
-                variants=(Variant(_ONNX, "float32", OPSET, _FOR),),
+                variants=tuple(variants),
                 preprocessing=preprocessing,
                 labels=labels,
                 golden=_GOLDEN,
@@ -123,7 +140,7 @@ def to_bundle(
                 created=_versions(),
             )
             say("writing the report")
-            layers = errors_by_layer(model, draft / _ONNX, next(iter(probes.values()))[:1], prepare, _REPORTED_LAYERS)
+            layers = errors_by_layer(model, draft / _ONNX, samples.probes["noise"][:1], prepare, _REPORTED_LAYERS)
             write_report(draft, manifest, layers, tolerance)
             for engine in engines:
                 write_engine(engine, draft, manifest, draft / FOLDER / engine)
@@ -134,19 +151,47 @@ def to_bundle(
     return Bundle(folder, manifest)
 
 
-def _locator(model: Any, draft: Path, prepare: Prepare, tolerance: float) -> Callable[[str, NDArray[np.float32]], str]:
-    def locate(runtime: str, tensor: NDArray[np.float32]) -> str:
-        if runtime != "onnxruntime":
+def _verify(
+    model: Any,
+    draft: Path,
+    variants: Sequence[Variant],
+    saved_model: bool,
+    probes: Mapping[str, NDArray[np.float32]],
+    prepare: Prepare,
+    tolerance: float,
+) -> list[Comparison]:
+    """Keras against every form that was written; float32 forms must agree, the gate has judged the others."""
+
+    def locate(form: Form, tensor: NDArray[np.float32]) -> str:
+        if form.runtime != "onnxruntime":
             return ""
         return part_ways(errors_by_layer(model, draft / _ONNX, tensor, prepare), tolerance)
 
-    return locate
+    reference = keras_runners(model)
+    rows: list[Comparison] = []
+    for variant in variants:
+        file = draft / variant.file
+        forms = {
+            Form("onnxruntime", provider, variant.precision): onnx_runners(file, prepare, provider)
+            for provider in active_providers(file)
+        }
+        exact = variant.precision == "float32"
+        if saved_model and exact:
+            forms[Form("saved_model", "", "float32")] = saved_model_runners(draft / _SAVED_MODEL)
+        rows += compare(reference, forms, probes, tolerance if exact else None, locate)
+    return rows
 
 
-def _write_golden(model: Any, draft: Path, sample: NDArray[Any], preprocessing: Preprocessing | None) -> None:
-    tensor = preprocessing.normalize(sample) if preprocessing else sample
-    expected = np.asarray(model(tensor, training=False), np.float32)
+def _write_golden(model: Any, draft: Path, samples: Samples) -> NDArray[np.float32]:
+    sample = samples.golden
+    expected = np.asarray(model(samples.tensor(sample), training=False), np.float32)
     np.savez_compressed(draft / _GOLDEN, input=sample, output=expected)
+    return expected
+
+
+def _with_drift(variant: Variant, draft: Path, images: NDArray[Any], expected: NDArray[np.float32]) -> Variant:
+    got = run_all(draft / variant.file, iter([images]))
+    return replace(variant, drift=float(np.abs(got - expected).max()) / (float(np.abs(expected).max()) or 1.0))
 
 
 def _check_description(
@@ -161,46 +206,6 @@ def _check_description(
     classes = model.outputs[0].shape[-1]
     if labels and len(labels) != classes:
         raise ExportError(f"{len(labels)} labels for the {classes} outputs of {model.name}")
-
-
-def _probes(
-    face: Interface, preprocessing: Preprocessing | None, images: Any
-) -> tuple[NDArray[Any], dict[str, NDArray[np.float32]]]:
-    """The golden input, and what to verify with: noise, and real images where given."""
-    random = np.random.default_rng(0)
-    if preprocessing is None:
-        if images is not None:
-            raise ExportError("images= needs preprocessing=, which says how they become the model's input")
-        height, width, channels = (side or _ANY_SIDE for side in face.input_shape[1:])
-        noise = random.standard_normal((_PROBE_ROWS, height, width, channels), np.float32)
-        return noise[:_GOLDEN_ROWS], {"noise": noise}
-    shape = (_PROBE_ROWS, *preprocessing.size, preprocessing.channels)
-    pixels = random.integers(0, 256, shape, np.uint8)
-    probes = {"noise": preprocessing.normalize(pixels)}
-    real = [] if images is None else _read(images, preprocessing)
-    if images is not None:
-        if not real:
-            raise ExportError(f"no images to verify with: {images} has none of {', '.join(sorted(_SUFFIXES))}")
-        pixels = np.stack(real)
-        probes["images"] = preprocessing.normalize(pixels)
-    return pixels[:_GOLDEN_ROWS], probes
-
-
-def _read(images: Any, preprocessing: Preprocessing) -> list[NDArray[np.uint8]]:
-    if isinstance(images, (str, Path)):
-        folder = Path(images)
-        if not folder.is_dir():
-            raise ExportError(f"the folder of images {folder} does not exist")
-        images = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES)
-    rows = []
-    try:
-        for image in images:
-            rows.append(preprocessing.pixels(image))
-            if len(rows) == _PROBE_ROWS:
-                break
-    except ImageError as error:
-        raise ExportError(f"an image to verify with cannot be used: {error}") from error
-    return rows
 
 
 def _versions() -> dict[str, str]:

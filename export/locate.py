@@ -10,14 +10,12 @@ from numpy.typing import NDArray
 
 from keras_resnets.extras import extra
 
-from .trace import INPUT
+from .runtime import run_tensors
 from .verify import Prepare
 
 with extra("export"):
     import keras
     import onnx
-with extra("serve"):
-    import onnxruntime
 
 # Their tensors carry the name of a layer and the values of a later one, with which they were merged.
 _MERGED = ("Conv", "ConvTranspose", "BatchNormalization", "Pad")
@@ -39,20 +37,14 @@ def errors_by_layer(
         prepare: from that to the graph's input.
         most: of more layers than that, every second, third and so on, and the last.
     """
-    proto = onnx.load(file)
+    graph = onnx.load(file, load_external_data=False).graph
     layers = {layer.name: layer for layer in model.layers if _is_tensor(layer)}
-    tensors = {name: tensor for name, tensor in _last_tensors(proto.graph).items() if name in layers}
+    tensors = {name: tensor for name, tensor in _last_tensors(graph).items() if name in layers}
     if not tensors:
         return {}
     chosen = list(tensors)[:: -(-len(tensors) // most)]
     tensors = {name: tensors[name] for name in dict.fromkeys([*chosen, list(tensors)[-1]])}
-    known = {item.name for item in proto.graph.output}
-    more = [name for name in tensors.values() if name not in known]
-    proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in more)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    got = session.run(list(tensors.values()), {INPUT: prepare(tensor)})
+    got = run_tensors(file, list(tensors.values()), prepare(tensor))
     expected = keras.Model(model.inputs, [layers[name].output for name in tensors])([tensor], training=False)
     pairs = zip(tensors, expected, got, strict=True)
     return {name: error for name, own, other in pairs if (error := _error(np.asarray(own), other)) is not None}

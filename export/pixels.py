@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from keras_resnets.extras import extra
 from keras_resnets.preprocessing import Preprocessing
 
+from .graph import attribute
+
 with extra("export"):
     import onnx
     from onnx import numpy_helper
@@ -73,7 +75,7 @@ def _first_convolution(graph: Any, name: str) -> list[Any] | None:
         path.append(node)
         if node.op_type == "Conv":
             shared = [other for other in graph.node if node.input[1] in other.input]
-            plain = _attribute(node, "group", 1) == 1 and set(node.input[1:]) <= stored and len(shared) == 1
+            plain = attribute(node, "group", 1) == 1 and set(node.input[1:]) <= stored and len(shared) == 1
             return path if plain else None
         if node.op_type not in _PASSING or not _passes(node, graph):
             return None
@@ -83,8 +85,8 @@ def _first_convolution(graph: Any, name: str) -> list[Any] | None:
 def _passes(node: Any, graph: Any) -> bool:
     """Transposes to channels first, and pads of zeros."""
     if node.op_type == "Transpose":
-        return list(_attribute(node, "perm", [])) == [0, 3, 1, 2]
-    if _attribute(node, "mode", b"constant") != b"constant":
+        return list(attribute(node, "perm", [])) == [0, 3, 1, 2]
+    if attribute(node, "mode", b"constant") != b"constant":
         return False
     if len(node.input) < 3 or not node.input[2]:
         return True
@@ -98,7 +100,7 @@ def _scale_kernel(graph: Any, path: list[Any], factor: NDArray[Any], shift: NDAr
     stored = {item.name: item for item in graph.initializer}
     kernel = numpy_helper.to_array(stored[conv.input[1]]).astype(np.float64)  # [out, in, height, width]
     scaled = kernel * factor[:, None, None]
-    pads = _attribute(conv, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or any(_attribute(conv, "pads", []))
+    pads = attribute(conv, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or any(attribute(conv, "pads", []))
     padded = pads or any(node.op_type == "Pad" for node in path)
     if not padded:
         bias = numpy_helper.to_array(stored[conv.input[2]]).astype(np.float64) if len(conv.input) > 2 else 0.0
@@ -116,7 +118,3 @@ def _store(graph: Any, name: str, values: NDArray[Any]) -> None:
             item.CopyFrom(tensor)
             return
     graph.initializer.append(tensor)
-
-
-def _attribute(node: Any, name: str, default: Any) -> Any:
-    return next((onnx.helper.get_attribute_value(item) for item in node.attribute if item.name == name), default)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,12 @@ from keras_resnets.extras import extra
 from keras_resnets.models.layers import linear_head
 
 from .errors import ExportError
+from .runtime import open_session, with_outputs
 from .trace import INPUT, interface
 
 with extra("export"):
     import onnx
     import tensorflow as tf
-with extra("serve"):
-    import onnxruntime
 
 BATCH_SIZES = (1, 3, 17)
 Runner = Callable[[NDArray[np.float32]], NDArray[Any]]
@@ -28,28 +27,40 @@ Prepare = Callable[[NDArray[np.float32]], NDArray[Any]]
 Runners = Mapping[str, Runner]  # by output: the model's own, and "logits" where it ends in softmax or sigmoid
 
 
+class Form(NamedTuple):
+    """What a model was exported to, and how it is run; see `Comparison`."""
+
+    runtime: str
+    provider: str = ""
+    precision: str = "float32"
+
+
 @dataclass(frozen=True)
 class Comparison:
     """How far one runtime is from Keras on one batch.
 
     Args:
-        runtime: what was compared with Keras.
+        runtime: what was compared with Keras: "onnxruntime" or "saved_model".
+        provider: of onnxruntime: "cpu", "cuda", …
+        precision: "float32", "float16", …
         output: "probabilities", "logits" or "features". A saturated softmax or sigmoid hides differences, so
             models that end in one are compared before it as well.
         inputs: "noise" or "images".
         batch: number of images.
         max_error, mean_error: of |a − b|, over max|a| of the Keras output.
-        allowed: what max_error may be.
+        allowed: what max_error may be; None where the accuracy gate judges instead.
         top1_agreement: share of the rows whose largest output is the same class.
     """
 
     runtime: str
+    provider: str
+    precision: str
     output: str
     inputs: str
     batch: int
     max_error: float
     mean_error: float
-    allowed: float
+    allowed: float | None
     top1_agreement: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -59,25 +70,25 @@ class Comparison:
 
 def compare(
     reference: Runners,
-    runtimes: Mapping[str, Runners],
+    forms: Mapping[Form, Runners],
     probes: Mapping[str, NDArray[np.float32]],
-    tolerance: float,
-    locate: Callable[[str, NDArray[np.float32]], str] = lambda runtime, tensor: "",
+    tolerance: float | None,
+    locate: Callable[[Form, NDArray[np.float32]], str] = lambda form, tensor: "",
 ) -> tuple[Comparison, ...]:
-    """Run every runtime on every probe at batch sizes 1, 3 and 17.
+    """Run every form on every probe at batch sizes 1, 3 and 17.
 
     Args:
         reference: the Keras model's outputs, see `keras_runners`.
-        runtimes: name to the same outputs of an exported form.
+        forms: what was exported, with the same outputs.
         probes: kind of input to a tensor [at least 1, height, width, channels]; rows repeat to fill a batch.
-        tolerance: largest allowed max|a − b| / max|a|; see `_allowed` for probabilities.
-        locate: says where a runtime that drifts leaves Keras on an input, for the message.
+        tolerance: largest allowed max|a − b| / max|a|, see `_allowed` for probabilities; None: any that is finite.
+        locate: says where a form that drifts leaves Keras on an input, for the message.
 
     Raises:
         ExportError: when a figure exceeds the tolerance, or Keras itself gives infinities or NaN.
     """
     # What one form cannot give (logits behind a layout change, say) is compared in none, and loosens nothing.
-    shared = {output: run for output, run in reference.items() if all(output in form for form in runtimes.values())}
+    shared = {output: run for output, run in reference.items() if all(output in form for form in forms.values())}
     rows = []
     for kind, probe in probes.items():
         for batch in BATCH_SIZES:
@@ -87,27 +98,30 @@ def compare(
                 raise ExportError(_NOT_FINITE.format(inputs=kind))
             allowed = _allowed(expected, tolerance)
             rows += [
-                _row((name, output, kind), values, runners[output](tensor), allowed[output])
+                _row((*form, output, kind), values, runners[output](tensor), allowed[output])
                 for output, values in expected.items()
-                for name, runners in runtimes.items()
+                for form, runners in forms.items()
             ]
-    if worst := [row for row in rows if not row.max_error <= row.allowed]:
-        row = max(worst, key=lambda row: np.nan_to_num(row.max_error, nan=np.inf))
-        first = probes[row.inputs][:1]
+    worst = max(rows, key=lambda row: np.nan_to_num(row.max_error / (row.allowed or np.inf), nan=np.inf), default=None)
+    if worst and not worst.max_error <= (np.finfo(np.float32).max if worst.allowed is None else worst.allowed):
+        form, first = Form(worst.runtime, worst.provider, worst.precision), probes[worst.inputs][:1]
+        limit = "finite ones" if worst.allowed is None else f"{worst.allowed:.0e}"
         raise ExportError(
-            f"{row.runtime} drifts from Keras by {row.max_error:.2e} of the largest value (allowed: {row.allowed:.0e}) "
-            f"in {row.output} on {row.inputs}, batch {row.batch}; nothing was written"
-            + (_explanation(reference[row.output], first, tolerance) or locate(row.runtime, first))
+            f"{' '.join(filter(None, form))} drifts from Keras by {worst.max_error:.2e} of the largest value (allowed: "
+            f"{limit}) in {worst.output} on {worst.inputs}, batch {worst.batch}; nothing was written"
+            + (_explanation(reference[worst.output], first, tolerance or np.inf) or locate(form, first))
         )
     return tuple(rows)
 
 
-def _allowed(expected: Mapping[str, NDArray[Any]], tolerance: float) -> dict[str, float]:
+def _allowed(expected: Mapping[str, NDArray[Any]], tolerance: float | None) -> dict[str, float | None]:
     """Softmax turns a difference d of two logits into a relative one of up to 2d in a probability, so logits within
     the tolerance allow that much; the logits are what is held to it."""
-    limits = dict.fromkeys(expected, tolerance)
+    if tolerance is None:
+        return dict.fromkeys(expected)
+    limits: dict[str, float | None] = dict.fromkeys(expected, tolerance)
     if "logits" in expected and "probabilities" in expected:
-        limits["probabilities"] *= max(1.0, 2 * float(np.abs(expected["logits"]).max()))
+        limits["probabilities"] = tolerance * max(1.0, 2 * float(np.abs(expected["logits"]).max()))
     return limits
 
 
@@ -129,7 +143,9 @@ _NOT_FINITE = (
 )
 
 
-def _row(key: tuple[str, str, str], expected: NDArray[Any], got: NDArray[Any], allowed: float) -> Comparison:
+def _row(
+    key: tuple[str, str, str, str, str], expected: NDArray[Any], got: NDArray[Any], allowed: float | None
+) -> Comparison:
     if got.shape != expected.shape:
         raise ExportError(f"{key[0]} gives shape {list(got.shape)} where Keras gives {list(expected.shape)}")
     difference = np.abs(got.astype(np.float64) - expected)
@@ -164,25 +180,23 @@ def saved_model_runners(folder: Path) -> Runners:
     return {output: runner(signature) for output, signature in signatures.items()}
 
 
-def onnx_runners(file: Path, prepare: Prepare = lambda tensor: tensor) -> Runners:
-    """Load an ONNX file in onnxruntime's CPU provider, optimized at most EXTENDED as it is shipped.
+def onnx_runners(file: Path, prepare: Prepare = lambda tensor: tensor, provider: str = "cpu") -> Runners:
+    """Load an ONNX file in onnxruntime.
 
     Args:
         file: of the graph.
         prepare: from the Keras model's input to the graph's.
+        provider: "cpu", "cuda", …
 
     The logits are what the final Softmax or Sigmoid reads, taken out of a copy of the graph.
     """
     proto = onnx.load(file)
-    last = proto.graph.node[-1]
-    names = {proto.graph.output[0].name: proto.graph.output[0].name}
+    output = proto.graph.output[0].name
+    last = next(node for node in proto.graph.node if output in node.output)
+    names = {output: output}
     if last.op_type in ("Softmax", "Sigmoid"):
         names["logits"] = last.input[0]
-        proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(last.input[0]))
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_session(with_outputs(proto, list(names.values())), provider)
 
     def runner(tensor_name: str) -> Runner:
         return lambda tensor: session.run([tensor_name], {INPUT: prepare(tensor)})[0]

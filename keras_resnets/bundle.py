@@ -24,6 +24,12 @@ MANIFEST = "bundle.json"
 FORMAT = "keras-resnets-bundle"
 FORMAT_VERSION = 1
 INPUT_TYPES = ("float32", "uint8")
+PROVIDERS = {  # what they are called in bundles and here, and by ONNX Runtime
+    "cpu": "CPUExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
 OUTPUT_KINDS = ("probabilities", "logits", "features")
 
 
@@ -33,12 +39,23 @@ class BundleError(ValueError):
 
 @dataclass(frozen=True)
 class Variant:
-    """One ONNX file of a bundle: the same network at one precision."""
+    """One ONNX file of a bundle: the same network at one precision.
+
+    Args:
+        file: its name.
+        precision: "float32", "float16", "int8" or "int8-symmetric".
+        opset: of the graph.
+        providers: meant for: see `PROVIDERS`.
+        drift: of the golden sample's output from Keras's where the bundle was made, over the largest value.
+        quality: how it decides beside float32 (images, agreement, top-1), or None for float32 itself.
+    """
 
     file: str
     precision: str
     opset: int
-    providers: tuple[str, ...]  # meant for: cpu, openvino, cuda, tensorrt
+    providers: tuple[str, ...]
+    drift: float
+    quality: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)

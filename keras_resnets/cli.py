@@ -12,10 +12,11 @@ from typing import Any
 
 from keras_resnets import __version__
 from keras_resnets.cli_evaluate import add_evaluate
+from keras_resnets.cli_export import add_export
 from keras_resnets.cli_launch import add_launch
 from keras_resnets.cli_train import add_train
 from keras_resnets.cli_verify import add_verify
-from keras_resnets.cli_weights import add_weights, read_shape
+from keras_resnets.cli_weights import add_weights
 
 _EPILOG = """examples:
   keras-resnets list "resnet*v2"              the models whose names match
@@ -98,9 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_list(commands)
     _add_info(commands)
     add_weights(commands, _command)
-    for add_with in (add_train, add_launch, add_evaluate, add_verify):
+    for add_with in (add_train, add_launch, add_evaluate, add_export, add_verify):
         add_with(commands, _command)
-    for add in (_add_export, _add_predict, _add_doctor, _add_demo):
+    for add in (_add_predict, _add_doctor, _add_demo):
         add(commands)
     return parser
 
@@ -175,128 +176,6 @@ def _info(options: argparse.Namespace) -> int:
     for name, value in rows.items():
         print(f"  {name:14} {value}")
     return 0
-
-
-def _add_export(commands: Any) -> None:
-    parser = _command(
-        commands, "export", _export, "export a model to a verified bundle",
-        "  keras-resnets export runs/digits digits_bundle\n"
-        "  keras-resnets export model.keras bundle --images photos/ --preset torch\n"
-        "  keras-resnets export resnet50 bundle --weights imagenet\n"
-        "  keras-resnets export resnet50 bundle --weights my.weights.h5 --preset torch --labels classes.txt\n"
-        "  keras-resnets export resnet50 bundle --weights imagenet --for triton --for tf-serving\n"
-        "  keras-resnets export resnet50 bundle               random weights, to measure speed",
-        loads_tensorflow=True,
-    )  # fmt: skip
-    parser.add_argument("model", help="a run's folder, a .keras file, or a name of `keras-resnets list`")
-    parser.add_argument("out", help="the bundle's folder, which must not exist")
-    parser.add_argument("--weights", help="for a model by name: a tag (see weights list) or a file")
-    parser.add_argument("--variant", help="for a model by name, see keras-resnets info")
-    parser.add_argument("--classes", type=int, help="for a model by name")
-    parser.add_argument("--input-shape", metavar="HxWxC", help="for a model by name, for example 224x224x3")
-    parser.add_argument("--preset", help="preprocessing: torch, caffe or tf (default: the model's own)")
-    parser.add_argument("--labels", help="a text file with one class name a line (default: the model's own)")
-    parser.add_argument("--images", help="a folder of real images to verify with, beside noise")
-    parser.add_argument("--license", help="of the weights, stored in the bundle")
-    parser.add_argument("--pixels", action="store_true", help="the ONNX graph takes uint8 and normalises by itself")
-    parser.add_argument(
-        "--for", dest="engines", action="append", default=[], metavar="ENGINE",
-        help="also lay the files out for triton, tf-serving, kserve or openvino; may be repeated",
-    )  # fmt: skip
-    parser.add_argument("--no-saved-model", action="store_true", help="ONNX only")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
-
-
-def _export(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from keras_resnets.bundle import MANIFEST
-    from keras_resnets.export import to_bundle
-    from keras_resnets.export.errors import refuse_existing
-    from keras_resnets.preprocessing import Preprocessing
-
-    refuse_existing(Path(options.out), options.overwrite, MANIFEST)
-    labels = _read_labels(options.labels) if options.labels else None
-    model = _model_to_export(options)
-    preprocessing = None
-    if options.preset:
-        height, width = (side or 224 for side in model.inputs[0].shape[1:3])
-        preprocessing = Preprocessing.preset(options.preset, (height, width))
-    console = Console(stderr=True)
-    with console.status("exporting") as status:
-        bundle = to_bundle(
-            model,
-            options.out,
-            preprocessing=preprocessing,
-            labels=labels,
-            images=options.images,
-            license=options.license,
-            saved_model=not options.no_saved_model,
-            pixels=options.pixels,
-            engines=options.engines,
-            overwrite=options.overwrite,
-            progress=status.update,
-        )
-    worst: dict[str, float] = {}
-    for row in bundle.manifest.verification:
-        worst[row["runtime"]] = max(worst.get(row["runtime"], 0.0), row["max_error"])
-    for runtime, error in worst.items():
-        print(f"{runtime} equals Keras: largest difference {error:.1e} of the largest output")
-    if bundle.manifest.preprocessing is None:
-        print("no preprocessing is known: the bundle takes tensors, not images (--preset gives it one)")
-    print(f"wrote {bundle.path}")
-    return 0
-
-
-_BY_NAME = ("weights", "variant", "classes", "input_shape")
-
-
-def _read_labels(file: str) -> list[str]:
-    try:
-        return Path(file).read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text: {error}") from None
-
-
-def _model_to_export(options: argparse.Namespace) -> Any:
-    from keras_resnets.models import REGISTRY
-
-    path = Path(options.model)
-    file = path / "model.keras" if path.is_dir() else path
-    named = options.model.lower() in REGISTRY and not file.is_file()
-    if named or not (path.exists() or path.suffix == ".keras"):
-        return _fresh_model(options)
-    given = [f"--{name.replace('_', '-')}" for name in _BY_NAME if getattr(options, name) is not None]
-    if given:
-        raise ValueError(f"{' and '.join(given)} go with a model by name, and {path} is a saved one")
-    if path.is_dir() and not file.is_file():
-        raise ValueError(f"{path} is no training run: it has no model.keras")
-    from keras_resnets.models.files import load_model
-
-    return load_model(file)
-
-
-def _fresh_model(options: argparse.Namespace) -> Any:
-    import numpy as np
-
-    from keras_resnets.models import REGISTRY, create_model
-    from keras_resnets.models.damping import damp_residuals
-
-    if options.model.lower() not in REGISTRY and ("/" in options.model or os.sep in options.model):
-        raise ValueError(f"{options.model} does not exist")
-    arguments = {name: getattr(options, name) for name in _BY_NAME}
-    if options.input_shape:
-        arguments["input_shape"] = read_shape(options.input_shape)
-    model = create_model(options.model, **{name: value for name, value in arguments.items() if value is not None})
-    if not options.weights:
-        print("no --weights: exporting random ones", file=sys.stderr)
-        shape = (side or 64 for side in model.input_shape[1:])
-        noise = np.random.default_rng(0).standard_normal((4, *shape), np.float32)
-        if not np.isfinite(model(noise, training=False)).all():
-            # A thousand residual blocks, each doubling the variance, exceed float32 until trained.
-            print("their outputs are not finite: its blocks are damped", file=sys.stderr)
-            damp_residuals(model)
-    return model
 
 
 def _add_predict(commands: Any) -> None:

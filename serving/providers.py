@@ -6,18 +6,13 @@ import base64
 from pathlib import Path
 from typing import Any
 
+from keras_resnets.bundle import PROVIDERS
 from keras_resnets.extras import extra
 from keras_resnets.machine import usable_cpus
 
 with extra("serve"):
     import onnxruntime
 
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
 _EXTRAS = {"cpu": "serve", "openvino": "serve-openvino", "cuda": "serve-gpu", "tensorrt": "serve-gpu"}
 # The smallest ONNX model, y = Relu(x) for x [1, 1, 1, 1]: opening a session is the only proof of a provider.
 _PROBE = base64.b64decode(

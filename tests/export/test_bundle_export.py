@@ -18,7 +18,7 @@ from keras_resnets import Preprocessing
 from keras_resnets.bundle import Bundle
 from keras_resnets.export import ExportError, fold, to_bundle, to_onnx, to_saved_model
 from keras_resnets.export.locate import errors_by_layer, part_ways
-from keras_resnets.export.verify import compare
+from keras_resnets.export.verify import Form, compare
 from keras_resnets.models.files import describe
 
 GREY = Preprocessing((8, 8), 1, scale=1 / 255, mean=(0.5,), std=(0.25,))
@@ -68,8 +68,8 @@ def test_the_report_says_what_the_manifest_says(resnet20, photos, tmp_path):
     bundle = to_bundle(resnet20, tmp_path / "b", preprocessing=GREY, labels=list("abc"), images=photos)
     text = (bundle.path / "report.md").read_text()
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith(("| onnx", "| saved"))]
-    told = [(row[0], row[1], row[2], int(row[3]), pytest.approx(float(row[4]), rel=0.05)) for row in rows]
-    names = ("runtime", "output", "inputs", "batch", "max_error")
+    told = [(row[0], *row[2:5], int(row[5]), pytest.approx(float(row[6]), rel=0.05)) for row in rows]
+    names = ("runtime", "precision", "output", "inputs", "batch", "max_error")
     assert [tuple(row[name] for name in names) for row in bundle.manifest.verification] == told
     with Image.open(bundle.path / "errors.png") as picture:
         red = np.asarray(picture.convert("RGB")).astype(int) @ [1, -1, 0] > 100
@@ -98,7 +98,7 @@ def test_drift_is_an_error_that_leaves_nothing(resnet20, tmp_path, monkeypatch):
         merge(conv, norm, values)
 
     monkeypatch.setattr(fold, "_merge", wrong)
-    with pytest.raises(ExportError, match="onnxruntime drifts from Keras"):
+    with pytest.raises(ExportError, match="onnxruntime cpu float32 drifts from Keras"):
         to_bundle(resnet20, tmp_path / "b", preprocessing=GREY)
     assert list(tmp_path.iterdir()) == []
 
@@ -155,7 +155,7 @@ def test_probabilities_alone_are_held_to_the_tolerance():
     reference = {"probabilities": lambda tensor: right[:1].repeat(len(tensor), 0), "logits": lambda tensor: logits}
     form = {"probabilities": lambda tensor: wrong.repeat(len(tensor), 0)}
     with pytest.raises(ExportError, match=r"drifts from Keras by 5\.56e-04"):
-        compare(reference, {"form": form}, {"noise": np.ones((1, 2, 2, 1), np.float32)}, 1e-4)
+        compare(reference, {Form("form"): form}, {"noise": np.ones((1, 2, 2, 1), np.float32)}, 1e-4)
 
 
 def test_a_network_that_amplifies_rounding_is_told_from_a_wrong_export(tmp_path):
