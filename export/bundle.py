@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from keras_resnets.preprocessing import ImageLike, Preprocessing
 
 from .engines import FOLDER, check_engines, write_engine
 from .errors import ExportError, refuse_existing
+from .form import GraphForm
 from .gate import Gate
 from .locate import errors_by_layer, part_ways
 from .lower import check_precisions, write_variant
-from .onnx import OPSET, check_pixels, to_onnx
+from .onnx import check_pixels, to_onnx
 from .report import write_report
 from .runtime import active_providers, run_all
 from .samples import GATE_ROWS, PROBE_ROWS, Samples, choose_samples
@@ -46,6 +47,11 @@ def to_bundle(
     targets: Sequence[int] | None = None,
     license: str | None = None,
     pixels: bool = False,
+    layout: str = "nhwc",
+    output: str | None = None,
+    top_k: int = 0,
+    open_size: bool = False,
+    onnxruntime: str | None = None,
     precisions: Sequence[str] = (),
     gate: Gate | None = None,
     saved_model: bool = True,
@@ -71,6 +77,7 @@ def to_bundle(
         license: of the weights, stored in the bundle.
         pixels: the ONNX graph takes uint8 pixels, and normalises them itself as the preprocessing says. The SavedModel
             takes normalised float32 in any case.
+        layout, output, top_k, open_size, onnxruntime: what the ONNX graph takes, gives, and is read by; see `to_onnx`.
         precisions: lower ones to write beside float32: "float16", "int8" (unsigned activations, for x86 CPUs and
             OpenVINO), "int8-symmetric" (signed, for GPUs and ARM). Each passes the gate or nothing is written.
         gate: what they must keep; by default `Gate()`.
@@ -93,22 +100,25 @@ def to_bundle(
     folder = Path(path)
     refuse_existing(folder, overwrite, MANIFEST)
     check_engines(engines, saved_model)
-    face = interface(model)
+    form = GraphForm(pixels, layout, output, top_k, open_size, onnxruntime)
     preprocessing = preprocessing or getattr(model, "preprocessing", None)
     labels = tuple(labels or getattr(model, "labels", None) or ()) or None
-    _check_description(model, face, preprocessing, labels)
     if pixels:
         check_pixels(model, preprocessing)
+    model = form.model(model)
+    face = interface(model)
+    labels = None if output == "features" else labels
+    _check_description(model, face, preprocessing, labels)
     lower = check_precisions(precisions)
     most = 2 * GATE_ROWS if lower else PROBE_ROWS
     samples = choose_samples(face.input_shape, preprocessing, images, targets, labels, most)
-    prepare: Prepare = preprocessing.denormalize if pixels and preprocessing else np.asarray
+    prepare = _prepare(form, preprocessing)
     try:
         with atomic_folder(folder, overwrite=overwrite) as draft:
             say("converting to ONNX")
             described: dict[str, Any] = {"preprocessing": preprocessing, "labels": labels, "license": license}
-            to_onnx(model, draft / _ONNX, pixels=pixels, **described)
-            variants = [Variant(_ONNX, "float32", OPSET, _FOR, 0.0, None)]
+            to_onnx(model, draft / _ONNX, **described, **asdict(replace(form, output=None, open_size=False)))
+            variants = [Variant(_ONNX, "float32", form.opset, _FOR, 0.0, None)]
             for precision in lower:
                 classes = face.output != "features"
                 variants.append(
@@ -126,7 +136,8 @@ def to_bundle(
             manifest = Manifest(
                 model=model.name,
                 input_name=INPUT,
-                input_shape=face.input_shape,
+                input_shape=face.input_shape if layout == "nhwc" else tuple(face.input_shape[i] for i in (0, 3, 1, 2)),
+                input_layout=layout,
                 input_type="uint8" if pixels else "float32",
                 output_name=face.output,
                 output_kind=face.output,
@@ -149,6 +160,16 @@ def to_bundle(
     except OSError as error:
         raise ExportError(f"cannot write {folder}: {error}") from error
     return Bundle(folder, manifest)
+
+
+def _prepare(form: GraphForm, preprocessing: Preprocessing | None) -> Prepare:
+    """From the Keras model's input to the graph's."""
+
+    def prepare(tensor: NDArray[np.float32]) -> NDArray[Any]:
+        values = preprocessing.denormalize(tensor) if form.pixels and preprocessing else tensor
+        return np.ascontiguousarray(values.transpose(0, 3, 1, 2)) if form.layout == "nchw" else values
+
+    return prepare
 
 
 def _verify(

@@ -41,7 +41,7 @@ class Plan(NamedTuple):
     manifest: Manifest
     name: str
     input: Tensor
-    output: Tensor
+    outputs: tuple[Tensor, ...]
 
 
 def check_engines(engines: Sequence[str], saved_model: bool) -> None:
@@ -64,7 +64,8 @@ def write_engine(engine: str, source: Path, manifest: Manifest, folder: Path) ->
     """
     graph = onnx.load(source / manifest.variants[0].file, load_external_data=False).graph
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", manifest.model)
-    ENGINES[engine](Plan(source, manifest, name, _tensor(graph.input[0]), _tensor(graph.output[0])), folder)
+    outputs = tuple(_tensor(value) for value in graph.output)
+    ENGINES[engine](Plan(source, manifest, name, _tensor(graph.input[0]), outputs), folder)
 
 
 def _tensor(value: Any) -> Tensor:
@@ -75,7 +76,7 @@ def _tensor(value: Any) -> Tensor:
 
 def _triton(plan: Plan, folder: Path) -> None:
     home = folder / plan.name
-    _place(plan.source / plan.manifest.variants[0].file, home / "1" / "model.onnx")
+    _place_graph(plan, home / "1")
     if plan.manifest.labels:
         _write(home / "labels.txt", "".join(f"{label}\n" for label in plan.manifest.labels))
     _write(home / "config.pbtxt", _triton_config(plan, "KIND_AUTO"))
@@ -85,12 +86,13 @@ def _triton(plan: Plan, folder: Path) -> None:
 
 def _triton_config(plan: Plan, kind: str, rest: str = "") -> str:
     labels = ' label_filename: "labels.txt"' if plan.manifest.labels else ""
+    outputs = [f"{{ {_triton_tensor(tensor)}{labels if i == 0 else ''} }}" for i, tensor in enumerate(plan.outputs)]
     return f"""\
 name: "{plan.name}"
 backend: "onnxruntime"
 max_batch_size: {MAX_BATCH}
 input [ {{ {_triton_tensor(plan.input)} }} ]
-output [ {{ {_triton_tensor(plan.output)}{labels} }} ]
+output [ {", ".join(outputs)} ]
 instance_group [ {{ kind: {kind} count: 1 }} ]
 dynamic_batching {{
   max_queue_delay_microseconds: {QUEUE_DELAY}
@@ -155,7 +157,7 @@ def _tf_serving(plan: Plan, folder: Path) -> None:
 
 
 def _openvino(plan: Plan, folder: Path) -> None:
-    _place(plan.source / plan.manifest.variants[0].file, folder / plan.name / "1" / "model.onnx")
+    _place_graph(plan, folder / plan.name / "1")
     shape = ",".join(map(str, (f"1:{MAX_BATCH}", *plan.input.dims)))
     config = {"name": plan.name, "base_path": f"/models/{plan.name}", "shape": f"({shape})"}
     _write(folder / "config.json", json.dumps({"model_config_list": [{"config": config}]}, indent=2) + "\n")
@@ -191,6 +193,15 @@ ENGINES: dict[str, Callable[[Plan, Path], None]] = {
     "kserve": _kserve,
     "openvino": _openvino,
 }
+
+
+def _place_graph(plan: Plan, folder: Path) -> None:
+    """The float32 graph as model.onnx and, of one beyond two gigabytes, its weights, which it knows by their name."""
+    file = plan.source / plan.manifest.variants[0].file
+    _place(file, folder / "model.onnx")
+    weights = file.with_name(f"{file.name}.data")
+    if weights.exists():
+        _place(weights, folder / weights.name)
 
 
 def _place(source: Path, target: Path) -> None:

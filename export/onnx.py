@@ -17,8 +17,10 @@ from keras_resnets.atomic import atomic_file
 from keras_resnets.extras import extra
 from keras_resnets.preprocessing import Preprocessing
 
+from .edges import give_top, take_channels_first
 from .errors import ExportError, refuse_existing
 from .fold import fill
+from .form import GraphForm
 from .naming import name_by_layer
 from .pixels import take_pixels
 from .trace import INPUT, Skeleton, interface, skeleton
@@ -30,8 +32,7 @@ with extra("export"):
 with extra("serve"):
     import onnxruntime
 
-OPSET = 18
-MAX_BYTES = 2**31 - 1  # a protobuf message cannot be larger
+MAX_BYTES = 2**31 - 2**20  # a protobuf message cannot be larger than 2 GiB; the rest is for the nodes
 
 
 def to_onnx(
@@ -42,22 +43,33 @@ def to_onnx(
     labels: Sequence[str] | None = None,
     license: str | None = None,
     pixels: bool = False,
+    layout: str = "nhwc",
+    output: str | None = None,
+    top_k: int = 0,
+    open_size: bool = False,
+    onnxruntime: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a Keras image model as one ONNX file, opset 18, with batch norm folded into convolutions.
+    """Write a Keras image model as one ONNX file, with batch norm folded into convolutions.
 
     The result is not compared with the model: `to_bundle` does that.
 
     Args:
         model: a built Keras model with one input [batch, height, width, channels] and one output.
-        file: path to write; the file appears whole or not at all.
+        file: path to write; the file appears whole or not at all. Weights beyond 2 GiB go beside it, into FILE.data.
         preprocessing, labels: for the file's metadata; by default the model's own.
         license: of the weights, for the metadata too.
         pixels: take uint8 pixels and do the preprocessing's normalisation in the graph.
+        layout: of the images: "nhwc", or "nchw" without a Transpose.
+        output: "probabilities", "logits" or "features" (what the last Dense layer reads); by default what the
+            model gives.
+        top_k: so many best classes as further outputs: "top_classes", int64 [batch, top_k], and "top_scores".
+        open_size: take images of any height and width.
+        onnxruntime: the version, "1.8" or newer, that must read the file; by default the installed one.
         overwrite: replace an existing file.
 
     Returns:
-        The path. The graph's input is called "images", its output "probabilities", "logits" or "features",
+        The path. The graph's input is called "images", its first output "probabilities", "logits" or "features",
         and its batch dimension "batch". Its metadata say "model", "license", and as JSON "labels" and
         "preprocessing", as far as they are known.
 
@@ -68,28 +80,59 @@ def to_onnx(
     """
     path = Path(file)
     refuse_existing(path, overwrite)
+    form = GraphForm(pixels, layout, output, top_k, open_size, onnxruntime)
     labels = labels or getattr(model, "labels", None)
     preprocessing = preprocessing or getattr(model, "preprocessing", None)
     if pixels:
         check_pixels(model, preprocessing)
+    known = {
+        "model": model.name,
+        "license": license,
+        "labels": json.dumps(list(labels), ensure_ascii=False) if labels else None,
+        "preprocessing": json.dumps(preprocessing.to_dict()) if preprocessing else None,
+    }
+    _write(form.model(model), path, form, preprocessing, {key: text for key, text in known.items() if text})
+    return path
+
+
+def _write(
+    model: Any, path: Path, form: GraphForm, preprocessing: Preprocessing | None, metadata: dict[str, str]
+) -> None:
+    """Convert and write a model that gives the wanted output already."""
     try:
         # The scratch folder lies there too, so that a bundle's draft holds whatever a killed export leaves.
         with atomic_file(path) as draft, TemporaryDirectory(prefix=".writing-", dir=draft.parent) as scratch:
-            proto = convert(model, Path(scratch))
-            if pixels and preprocessing:
+            proto = convert(model, Path(scratch), form)
+            if form.pixels and preprocessing:
                 take_pixels(proto, preprocessing)
-                onnx.checker.check_model(proto)
-            known = {
-                "model": model.name,
-                "license": license,
-                "labels": json.dumps(list(labels), ensure_ascii=False) if labels else None,
-                "preprocessing": json.dumps(preprocessing.to_dict()) if preprocessing else None,
-            }
-            onnx.helper.set_model_props(proto, {key: value for key, value in known.items() if value})
-            draft.write_bytes(proto.SerializeToString())
+            if form.layout == "nchw":
+                take_channels_first(proto.graph)
+            if form.top_k:
+                give_top(proto.graph, form.top_k)
+            onnx.helper.set_model_props(proto, metadata)
+            if sum(len(item.raw_data) for item in proto.graph.initializer) <= MAX_BYTES:
+                draft.write_bytes(proto.SerializeToString())
+            else:
+                _write_in_two(proto, Path(scratch), draft, path)
+            _check(draft, model.name)
     except OSError as error:
         raise ExportError(f"cannot write {path}: {error}") from error
-    return path
+
+
+def _write_in_two(proto: Any, scratch: Path, draft: Path, path: Path) -> None:
+    """The weights into FILE.data, in their place before the graph that points to them."""
+    data = f"{path.name}.data"
+    onnx.save_model(proto, scratch / "model.onnx", save_as_external_data=True, location=data)
+    with atomic_file(path.with_name(data)) as weights:
+        (scratch / data).replace(weights)
+    (scratch / "model.onnx").replace(draft)
+
+
+def _check(file: Path, name: str) -> None:
+    try:
+        onnx.checker.check_model(str(file))
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"{name} converts to an invalid graph: {error}") from error
 
 
 def check_pixels(model: Any, preprocessing: Preprocessing | None) -> None:
@@ -105,25 +148,20 @@ def check_pixels(model: Any, preprocessing: Preprocessing | None) -> None:
         )
 
 
-def convert(model: Any, scratch: Path) -> Any:
+def convert(model: Any, scratch: Path, form: GraphForm) -> Any:
     """The ONNX ModelProto of a Keras model; see `to_onnx`."""
     face = interface(model)
-    if (size := sum(v.value.dtype.size * v.value.shape.num_elements() for v in model.variables)) > MAX_BYTES:
-        raise ExportError(f"{model.name} has {size / 2**30:.1f} GiB of weights; one ONNX file holds at most 2 GiB")
     traced = skeleton(model)
-    proto = _optimize(_convert_graph(traced, model.name), scratch)
+    proto = _optimize(_convert_graph(traced, model.name, form.opset), scratch)
     fill(proto, traced.weights)
     layers = {layer.name for layer in model._flatten_layers() if layer is not model}
     name_by_layer(proto.graph, layers, INPUT, face.output)
     _describe(proto, model.name, face.input_shape, (None, *model.outputs[0].shape[1:]))
-    try:
-        onnx.checker.check_model(proto)
-    except onnx.checker.ValidationError as error:
-        raise ExportError(f"{model.name} converts to an invalid graph: {error}") from error
+    proto.ir_version = form.ir_version
     return proto
 
 
-def _convert_graph(traced: Skeleton, name: str) -> Any:
+def _convert_graph(traced: Skeleton, name: str, opset: int) -> Any:
     names = [traced.input, *traced.weights]
     logger = logging.getLogger("tf2onnx")
     level = logger.level
@@ -133,7 +171,7 @@ def _convert_graph(traced: Skeleton, name: str) -> Any:
             tf.import_graph_def(traced.graph.as_graph_def(add_shapes=True), name="")
             converted = tfonnx.process_tf_graph(
                 graph,
-                opset=OPSET,
+                opset=opset,
                 input_names=names,
                 output_names=[traced.output],
                 custom_op_handlers={"Erfc": (_erfc, []), "MirrorPad": (_mirror_pad, [])},
@@ -146,7 +184,7 @@ def _convert_graph(traced: Skeleton, name: str) -> Any:
     for node in proto.graph.node:
         if any(item.HasField("g") or item.graphs for item in node.attribute):
             raise ExportError(f"{name}: layer {node.name!r} has control flow ({node.op_type}), which is not exported")
-        if not onnx.defs.has(node.op_type, OPSET, node.domain):
+        if not onnx.defs.has(node.op_type, opset, node.domain):
             raise ExportError(f"{name}: layer {node.name!r} uses {node.op_type}, which has no ONNX form")
     return proto
 

@@ -23,8 +23,13 @@ with extra("serve"):
 _OPTIONS = {"cuda": {"use_tf32": "0"}, "tensorrt": {"trt_fp16_enable": "0"}}
 
 
-def open_session(source: Path | bytes, provider: str = "cpu") -> Any:
+def open_session(file: Path, provider: str = "cpu", tensors: Sequence[str] = ()) -> Any:
     """An onnxruntime.InferenceSession on one provider, optimized at most EXTENDED as bundles are shipped.
+
+    Args:
+        file: the graph.
+        provider: of `PROVIDERS`.
+        tensors: further ones of its tensors that it shall give.
 
     Raises:
         RuntimeError: when the provider is not active.
@@ -35,9 +40,11 @@ def open_session(source: Path | bytes, provider: str = "cpu") -> Any:
     if provider != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     name = PROVIDERS[provider]
-    session = onnxruntime.InferenceSession(
-        source if isinstance(source, bytes) else str(source), options, providers=[(name, _OPTIONS.get(provider, {}))]
-    )
+    source: str | bytes = str(file)
+    if tensors:
+        source = _with_outputs(file, tensors)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.parent))
+    session = onnxruntime.InferenceSession(source, options, providers=[(name, _OPTIONS.get(provider, {}))])
     if session.get_providers()[0] != name:
         raise RuntimeError(f"onnxruntime activated {session.get_providers()}")
     return session
@@ -56,15 +63,15 @@ def active_providers(file: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
-def run_tensors(source: Path, names: Sequence[str], images: NDArray[Any]) -> list[NDArray[Any]]:
+def run_tensors(file: Path, tensors: Sequence[str], images: NDArray[Any]) -> list[NDArray[Any]]:
     """The values of a graph's tensors for its input, on the CPU."""
-    return open_session(with_outputs(onnx.load(source), names)).run(list(names), {INPUT: images})
+    return open_session(file, tensors=tensors).run(list(tensors), {INPUT: images})
 
 
-def with_outputs(proto: Any, names: Sequence[str]) -> bytes:
-    """A graph, serialized, that gives further tensors of its own; `proto` is changed."""
+def _with_outputs(file: Path, tensors: Sequence[str]) -> bytes:
+    proto = onnx.load(file, load_external_data=False)
     known = {item.name for item in proto.graph.output}
-    more = [name for name in names if name not in known]
+    more = [name for name in tensors if name not in known]
     proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in more)
     return proto.SerializeToString()
 

@@ -14,7 +14,7 @@ from keras_resnets.extras import extra
 from keras_resnets.models.layers import linear_head
 
 from .errors import ExportError
-from .runtime import open_session, with_outputs
+from .runtime import open_session
 from .trace import INPUT, interface
 
 with extra("export"):
@@ -188,15 +188,15 @@ def onnx_runners(file: Path, prepare: Prepare = lambda tensor: tensor, provider:
         prepare: from the Keras model's input to the graph's.
         provider: "cpu", "cuda", …
 
-    The logits are what the final Softmax or Sigmoid reads, taken out of a copy of the graph.
+    The logits are what the final Softmax or Sigmoid reads.
     """
-    proto = onnx.load(file)
-    output = proto.graph.output[0].name
-    last = next(node for node in proto.graph.node if output in node.output)
+    graph = onnx.load(file, load_external_data=False).graph
+    output = graph.output[0].name
+    last = next(node for node in graph.node if output in node.output)
     names = {output: output}
     if last.op_type in ("Softmax", "Sigmoid"):
         names["logits"] = last.input[0]
-    session = open_session(with_outputs(proto, list(names.values())), provider)
+    session = open_session(file, provider, list(names.values()))
 
     def runner(tensor_name: str) -> Runner:
         return lambda tensor: session.run([tensor_name], {INPUT: prepare(tensor)})[0]

@@ -24,6 +24,7 @@ MANIFEST = "bundle.json"
 FORMAT = "keras-resnets-bundle"
 FORMAT_VERSION = 1
 INPUT_TYPES = ("float32", "uint8")
+LAYOUTS = ("nhwc", "nchw")
 PROVIDERS = {  # what they are called in bundles and here, and by ONNX Runtime
     "cpu": "CPUExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
@@ -64,7 +65,8 @@ class Manifest:
 
     Args:
         model: the model's name.
-        input_name, input_shape: of the ONNX graph: [None, height, width, channels].
+        input_name, input_shape: of the ONNX graph: [None, height, width, channels], or channels first.
+        input_layout: which of these: "nhwc" or "nchw".
         input_type: "float32", already preprocessed, or "uint8": pixels, which the graph normalises.
         output_name: of the ONNX graph.
         output_kind: "probabilities", "logits" or "features".
@@ -82,6 +84,7 @@ class Manifest:
     model: str
     input_name: str
     input_shape: tuple[int | None, ...]
+    input_layout: str
     input_type: str
     output_name: str
     output_kind: str
@@ -145,6 +148,8 @@ def _manifest(data: dict[str, Any]) -> Manifest:
         raise ValueError(f"output_kind {manifest.output_kind!r}")
     if manifest.input_type not in INPUT_TYPES:
         raise ValueError(f"input_type {manifest.input_type!r}")
+    if manifest.input_layout not in LAYOUTS:
+        raise ValueError(f"input_layout {manifest.input_layout!r}")
     if manifest.input_type == "uint8" and manifest.preprocessing is None:
         raise ValueError("uint8 pixels without a preprocessing")
     if len(manifest.input_shape) != 4:
@@ -229,6 +234,10 @@ class Bundle:
                 return row
         has = ", ".join(row.precision for row in variants)
         raise BundleError(f"{self.path} has no {precision} variant; it has {has}")
+
+    def graph_files(self, variant: Variant) -> list[str]:
+        """A variant's file and, of a graph beyond two gigabytes, the one with its weights."""
+        return [name for name in self.manifest.files if name in (variant.file, f"{variant.file}.data")]
 
     def golden(self) -> tuple[NDArray[Any], NDArray[np.float32]]:
         """The golden sample: input (uint8 pixels, or a float32 tensor where the preprocessing is not known)

@@ -46,6 +46,13 @@ def add_export(commands: Any, command: Callable[..., argparse.ArgumentParser]) -
     parser.add_argument("--top1-loss", type=float, help="top-1 it may lose, 0.005 for half a percentage point")
     parser.add_argument("--license", help="of the weights, stored in the bundle")
     parser.add_argument("--pixels", action="store_true", help="the ONNX graph takes uint8 and normalises by itself")
+    parser.add_argument("--layout", choices=("nhwc", "nchw"), default="nhwc", help="of the ONNX graph's images")
+    parser.add_argument(
+        "--output", choices=("probabilities", "logits", "features"), help="of the model (default: what it gives)"
+    )
+    parser.add_argument("--top-k", type=int, default=0, help="so many best classes as further outputs of the graph")
+    parser.add_argument("--open-size", action="store_true", help="the model takes images of any height and width")
+    parser.add_argument("--onnxruntime", metavar="VERSION", help="that must read the graph, 1.8 or newer")
     parser.add_argument(
         "--for", dest="engines", action="append", default=[], metavar="ENGINE",
         help="also lay the files out for triton, tf-serving, kserve or openvino; may be repeated",
@@ -83,7 +90,7 @@ def _export(options: argparse.Namespace) -> int:
             targets=targets,
             license=options.license,
             saved_model=not options.no_saved_model,
-            pixels=options.pixels,
+            **{name: getattr(options, name) for name in _FORM},
             precisions=options.precisions,
             gate=Gate(**{name: value for name, value in limits.items() if value is not None}),
             engines=options.engines,
@@ -105,6 +112,7 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
+_FORM = ("pixels", "layout", "output", "top_k", "open_size", "onnxruntime")
 _BY_NAME = ("weights", "variant", "classes", "input_shape")
 
 

@@ -54,7 +54,7 @@ class Engine:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.batch_size = batch_size
         self.variant = variant = self.bundle.variant(precision)
-        self.bundle.check([variant.file, self.bundle.manifest.golden])
+        self.bundle.check([*self.bundle.graph_files(variant), self.bundle.manifest.golden])
         self.session = open_session(self.bundle.path / variant.file, provider, threads)
         self.golden_drift = self.check_golden()
 
@@ -62,7 +62,8 @@ class Engine:
         """The network's raw output for a tensor that is already preprocessed, or the graph's pixels.
 
         Args:
-            tensor: float32 [batch, height, width, channels]; uint8 where the bundle's `input_type` says so.
+            tensor: float32 [batch, height, width, channels]; uint8, or channels first, where the bundle's
+                `input_type` and `input_layout` say so.
 
         Returns:
             float32 [batch, classes], or [batch, …] of a feature extractor.
@@ -134,7 +135,7 @@ class Engine:
         manifest = self.bundle.manifest
         how = manifest.preprocessing if manifest.input_type != "uint8" else None
         try:
-            got = self.run(how.normalize(sample) if how else sample)
+            got = self.run(self._laid_out(how.normalize(sample) if how else sample))
         except ValueError as error:
             raise BundleError(f"{self.bundle.path}: its golden sample does not fit: {error}") from error
         if got.shape != expected.shape or not got.size:
@@ -151,8 +152,12 @@ class Engine:
         preprocessing, kind = self.bundle.manifest.preprocessing, self.bundle.manifest.input_type
         assert preprocessing is not None
         if kind == "uint8":
-            return np.stack([preprocessing.pixels(image) for image in images])
-        return preprocessing(images)
+            return self._laid_out(np.stack([preprocessing.pixels(image) for image in images]))
+        return self._laid_out(preprocessing(images))
+
+    def _laid_out(self, tensor: NDArray[Any]) -> NDArray[Any]:
+        first = self.bundle.manifest.input_layout == "nchw"
+        return np.ascontiguousarray(tensor.transpose(0, 3, 1, 2)) if first else tensor
 
     def _run(self, tensor: NDArray[Any]) -> NDArray[np.float32]:
         manifest = self.bundle.manifest
