@@ -189,6 +189,7 @@ def _add_predict(commands: Any) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="JPEG, PNG or WebP files")
     parser.add_argument("--top", type=int, default=5, help="classes an image (default 5)")
     parser.add_argument("--provider", default="cpu", help="cpu (default), openvino, cuda or tensorrt")
+    parser.add_argument("--precision", help="float32, float16, int8 … (default: the bundle's first)")
     parser.add_argument("--threads", type=int, help="threads of one operator (default: the CPUs of this process)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
 
@@ -198,7 +199,7 @@ def _predict(options: argparse.Namespace) -> int:
 
     from keras_resnets.serving import Engine
 
-    engine = Engine(options.bundle, provider=options.provider, threads=options.threads)
+    engine = Engine(options.bundle, provider=options.provider, precision=options.precision, threads=options.threads)
     for image, best in zip(options.images, engine.predict(options.images, options.top), strict=True):
         if options.json:
             print(json.dumps({"image": image, "predictions": [row._asdict() for row in best]}, ensure_ascii=False))
