@@ -190,14 +190,24 @@ def _convert_graph(traced: Skeleton, name: str, opset: int) -> Any:
 
 
 def _erfc(context: Any, node: Any, name: str, args: Any) -> None:
-    """erfc(x) = 1 − erf(x), in exact GELU; tf2onnx has no handler for it."""
-    one = context.make_const(f"{name}_one", np.array(1, np.float32))
+    """erfc(x) = 1 − erf(x), and erfc(−x · c) = 1 + erf(x / (1 / c)) in exact GELU; tf2onnx has no handler for it.
+
+    The latter is the spelling of which onnxruntime's sessions make one Gelu.
+    """
     shape, kind = context.get_shape(node.output[0]), context.get_dtype(node.output[0])
+
+    def make(operator: str, inputs: list[str], **where: Any) -> str:
+        return context.make_node(operator, inputs, shapes=[shape], dtypes=[kind], **where).output[0]
+
+    x, sign, scaled = node.input[0], "Sub", node.inputs[0]
+    negative = scaled.inputs[0] if scaled.type == "Mul" and scaled.inputs[1].is_const() else None
+    if negative is not None and negative.type == "Neg":
+        divisor = context.make_const(f"{name}_divisor", 1 / scaled.inputs[1].get_tensor_value(as_list=False))
+        x, sign = make("Div", [negative.input[0], divisor.output[0]], name=f"{name}_scaled"), "Add"
+    one = context.make_const(f"{name}_one", np.array(1, np.float32))
     context.remove_node(node.name)
-    erf = context.make_node("Erf", node.input, name=f"{name}_erf", shapes=[shape], dtypes=[kind])
-    context.make_node(
-        "Sub", [one.output[0], erf.output[0]], name=name, outputs=node.output, shapes=[shape], dtypes=[kind]
-    )
+    erf = make("Erf", [x], name=f"{name}_erf")
+    make(sign, [erf, one.output[0]] if sign == "Add" else [one.output[0], erf], name=name, outputs=node.output)
 
 
 def _mirror_pad(context: Any, node: Any, name: str, args: Any) -> None:

@@ -1,8 +1,4 @@
-"""Turns a Keras model into a TensorFlow function of its images, in a form that converts well.
-
-Batch norm becomes TensorFlow's fused operation and global average pooling a mean over the last two axes:
-one ONNX node each instead of a handful, with the same values.
-"""
+"""Turns a Keras model into a TensorFlow function of its images, in a form that converts well (see forms.py)."""
 
 from __future__ import annotations
 
@@ -11,12 +7,11 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from keras_resnets.extras import extra
 from keras_resnets.models.layers import last_layer, squashes
 
 from .errors import ExportError
+from .forms import FORMS, ONNX_FORMS, Forms
 
 with extra("export"):
     import keras
@@ -92,7 +87,7 @@ def skeleton(model: Any) -> Skeleton:
 
     specs = [tf.TensorSpec(v.shape, v.dtype, name=f"weight_{i}") for i, v in enumerate(variables)]
     image_spec = tf.TensorSpec(interface(model).input_shape, model.inputs[0].dtype, name=INPUT)
-    with _convertible(model, {**_FORMS, **_ONNX_FORMS}):
+    with _convertible(model, {**FORMS, **ONNX_FORMS}):
         function = tf.function(call).get_concrete_function(image_spec, *specs)
     names = [tensor.name for tensor in function.inputs]
     # What the function closed over (a Normalization layer's constants, say) are inputs too, at the end.
@@ -110,15 +105,12 @@ def inference_function(model: Any, output: str) -> Any:
     def call(images: Any) -> dict[str, Any]:
         return {output: model(images, training=False)}
 
-    with _convertible(model, _FORMS):
+    with _convertible(model, FORMS):
         return tf.function(call).get_concrete_function(spec)
 
 
-_Forms = dict[type, tuple[Callable[[Any], bool], Callable[..., Any]]]
-
-
 @contextmanager
-def _convertible(model: Any, forms: _Forms) -> Iterator[None]:
+def _convertible(model: Any, forms: Forms) -> Iterator[None]:
     """Let layers call their convertible form while the model is traced."""
     changed = []
     try:
@@ -132,58 +124,3 @@ def _convertible(model: Any, forms: _Forms) -> Iterator[None]:
     finally:
         for layer in changed:
             object.__delattr__(layer, "call")
-
-
-def _fused_batch_norm(layer: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
-    if len(inputs.shape) != 4:
-        return type(layer).call(layer, inputs, training=False, mask=mask)
-    channels = inputs.shape[-1]
-    return tf.raw_ops.FusedBatchNormV3(
-        x=inputs,
-        scale=layer.gamma if layer.scale else tf.ones([channels]),
-        offset=layer.beta if layer.center else tf.zeros([channels]),
-        mean=layer.moving_mean,
-        variance=layer.moving_variance,
-        epsilon=layer.epsilon,
-        is_training=False,
-    ).y
-
-
-def _channels_first_mean(layer: Any, inputs: Any) -> Any:
-    return tf.reduce_mean(tf.transpose(inputs, [0, 3, 1, 2]), [2, 3])
-
-
-def _grouped_conv(layer: Any, inputs: Any) -> Any:
-    # Keras calls XLA here, since TensorFlow's CPU kernel has no groups; nothing is run in a skeleton.
-    x = tf.nn.conv2d(inputs, layer.kernel, layer.strides, layer.padding.upper(), dilations=layer.dilation_rate)
-    x = tf.nn.bias_add(x, layer.bias) if layer.use_bias else x
-    return layer.activation(x)
-
-
-def _feeds_pooling(layer: Any) -> bool:
-    pooling = (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)
-    readers = [node.operation for node in layer._outbound_nodes]
-    return layer.data_format == "channels_last" and any(isinstance(reader, pooling) for reader in readers)
-
-
-def _pad_that_stays(layer: Any, inputs: Any) -> Any:
-    # onnxruntime before 1.32 merges a Pad of zeros into the pooling behind it, where padding counts as minus
-    # infinity: wrong where a whole window is negative. It leaves other values alone, and the least normal
-    # float is as good as zero.
-    return tf.pad(inputs, [(0, 0), *layer.padding, (0, 0)], constant_values=np.finfo(np.float32).tiny)
-
-
-_FORMS: _Forms = {
-    keras.layers.BatchNormalization: (lambda layer: layer.axis in (-1, 3), _fused_batch_norm),
-    keras.layers.GlobalAveragePooling2D: (
-        lambda layer: not layer.keepdims and layer.data_format == "channels_last",
-        _channels_first_mean,
-    ),
-}
-_ONNX_FORMS: _Forms = {
-    keras.layers.Conv2D: (
-        lambda layer: layer.groups > 1 and layer.data_format == "channels_last",
-        _grouped_conv,
-    ),
-    keras.layers.ZeroPadding2D: (_feeds_pooling, _pad_that_stays),
-}
