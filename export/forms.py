@@ -160,6 +160,14 @@ def _tokens_and_positions(layer: Any, inputs: Any) -> Any:
     return x + (layer.position_embedding + tf.pad(layer.class_token, [(0, 0), (0, patches), (0, 0)]))
 
 
+def _upsample(layer: Any, inputs: Any) -> Any:
+    # Keras repeats pixels along one axis after the other.
+    if not _static(inputs):
+        return _own(layer, inputs)
+    sides = [side * factor for side, factor in zip(inputs.shape[1:3], layer.size, strict=True)]
+    return tf.raw_ops.ResizeNearestNeighbor(images=inputs, size=sides)
+
+
 def _grouped_conv(layer: Any, inputs: Any) -> Any:
     # Keras calls XLA here, since TensorFlow's CPU kernel has no groups; nothing is run in a skeleton.
     x = tf.nn.conv2d(inputs, layer.kernel, layer.strides, layer.padding.upper(), dilations=layer.dilation_rate)
@@ -195,6 +203,10 @@ ONNX_FORMS: Forms = {
     keras.layers.EinsumDense: (_is_matrix_product, _einsum_dense),
     keras.layers.MultiHeadAttention: (_attends_along_one_axis, _attention),
     keras.layers.LayerNormalization: (_normalizes_the_last_axis, _layer_norm),
+    keras.layers.UpSampling2D: (
+        lambda layer: layer.interpolation == "nearest" and layer.data_format == "channels_last",
+        _upsample,
+    ),
     TokensAndPositions: (_always, _tokens_and_positions),
     keras.layers.Conv2D: (
         lambda layer: layer.groups > 1 and layer.data_format == "channels_last",

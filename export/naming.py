@@ -29,7 +29,7 @@ def name_by_layer(graph: Any, layers: set[str], input_name: str, output_name: st
     owner = input_name
     for node in graph.node:
         # A node that an optimizer put in belongs to the layer in front of it.
-        owner = _layer(node, layers) or owner
+        owner = layer_of(node.name, layers) or owner
         name = owner if _is_main(node) and not taken[owner] else f"{owner}/{node.op_type}"
         node.name = _unique(name, taken)
         for i, tensor in enumerate(node.input):
@@ -52,9 +52,9 @@ def _is_main(node: Any) -> bool:
     return node.op_type not in ("Transpose", "Pad", "Reshape", "Squeeze", "Unsqueeze", "Cast")
 
 
-def _layer(node: Any, layers: set[str]) -> str | None:
+def layer_of(name: str, layers: set[str]) -> str | None:
     """The innermost layer in a TensorFlow scope: "model_1/conv1_conv_1/convolution" is "conv1_conv"."""
-    for part in reversed(re.split(r"[/:;]", node.name)):
+    for part in reversed(re.split(r"[/:;]", name)):
         if part in layers:
             return part
         if (plain := re.sub(r"_\d+$", "", part)) in layers:

@@ -24,6 +24,7 @@ from .form import GraphForm
 from .naming import name_by_layer
 from .pixels import take_pixels
 from .trace import INPUT, Skeleton, interface, skeleton
+from .unsupported import check_operators, conversion_error
 
 with extra("export"):
     import onnx
@@ -152,16 +153,16 @@ def convert(model: Any, scratch: Path, form: GraphForm) -> Any:
     """The ONNX ModelProto of a Keras model; see `to_onnx`."""
     face = interface(model)
     traced = skeleton(model)
-    proto = _optimize(_convert_graph(traced, model.name, form.opset), scratch)
-    fill(proto, traced.weights)
     layers = {layer.name for layer in model._flatten_layers() if layer is not model}
+    proto = _optimize(_convert_graph(traced, model.name, layers, form.opset), scratch)
+    fill(proto, traced.weights)
     name_by_layer(proto.graph, layers, INPUT, face.output)
     _describe(proto, model.name, face.input_shape, (None, *model.outputs[0].shape[1:]))
     proto.ir_version = form.ir_version
     return proto
 
 
-def _convert_graph(traced: Skeleton, name: str, opset: int) -> Any:
+def _convert_graph(traced: Skeleton, name: str, layers: set[str], opset: int) -> Any:
     names = [traced.input, *traced.weights]
     logger = logging.getLogger("tf2onnx")
     level = logger.level
@@ -174,18 +175,18 @@ def _convert_graph(traced: Skeleton, name: str, opset: int) -> Any:
                 opset=opset,
                 input_names=names,
                 output_names=[traced.output],
-                custom_op_handlers={"Erfc": (_erfc, []), "MirrorPad": (_mirror_pad, [])},
+                custom_op_handlers={
+                    "Erfc": (_erfc, []),
+                    "MirrorPad": (_mirror_pad, []),
+                    "ResizeArea": (_resize_area, []),
+                },
             )
         proto = converted.make_model(name)
-    except (ValueError, KeyError, RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ExportError(f"tf2onnx cannot convert {name}: {error}") from error
+    except Exception as error:  # tf2onnx lets through whatever its handlers meet
+        raise conversion_error(error, name, layers) from error
     finally:
         logger.setLevel(level)
-    for node in proto.graph.node:
-        if any(item.HasField("g") or item.graphs for item in node.attribute):
-            raise ExportError(f"{name}: layer {node.name!r} has control flow ({node.op_type}), which is not exported")
-        if not onnx.defs.has(node.op_type, opset, node.domain):
-            raise ExportError(f"{name}: layer {node.name!r} uses {node.op_type}, which has no ONNX form")
+    check_operators(proto.graph, opset, name, layers)
     return proto
 
 
@@ -231,6 +232,11 @@ def _mirror_pad(context: Any, node: Any, name: str, args: Any) -> None:
         shapes=[shape],
         dtypes=[kind],
     )
+
+
+def _resize_area(context: Any, node: Any, name: str, args: Any) -> None:
+    """tf2onnx makes of it what computes something else."""
+    raise NotImplementedError("ONNX has no resizing by areas")
 
 
 def _optimize(proto: Any, scratch: Path) -> Any:

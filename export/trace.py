@@ -12,6 +12,8 @@ from keras_resnets.models.layers import last_layer, squashes
 
 from .errors import ExportError
 from .forms import FORMS, ONNX_FORMS, Forms
+from .naming import layer_of
+from .unsupported import tracing_error
 
 with extra("export"):
     import keras
@@ -88,12 +90,11 @@ def skeleton(model: Any) -> Skeleton:
     specs = [tf.TensorSpec(v.shape, v.dtype, name=f"weight_{i}") for i, v in enumerate(variables)]
     image_spec = tf.TensorSpec(interface(model).input_shape, model.inputs[0].dtype, name=INPUT)
     with _convertible(model, {**FORMS, **ONNX_FORMS}):
-        function = tf.function(call).get_concrete_function(image_spec, *specs)
+        function = tf.function(call, autograph=False).get_concrete_function(image_spec, *specs)
     names = [tensor.name for tensor in function.inputs]
     # What the function closed over (a Normalization layer's constants, say) are inputs too, at the end.
     arrays = [v.value for v in variables] + list(function.captured_inputs)
-    if any(array.dtype == tf.resource for array in function.captured_inputs):
-        raise ExportError(f"{model.name} uses a variable that none of its layers tracks; it cannot be exported")
+    _check_captured(function.graph, model)
     weights = {name: array.numpy for name, array in zip(names[1:], arrays, strict=True)}
     return Skeleton(function.graph, names[0], function.outputs[0].name, weights)
 
@@ -106,21 +107,53 @@ def inference_function(model: Any, output: str) -> Any:
         return {output: model(images, training=False)}
 
     with _convertible(model, FORMS):
-        return tf.function(call).get_concrete_function(spec)
+        return tf.function(call, autograph=False).get_concrete_function(spec)
+
+
+def _check_captured(graph: Any, model: Any) -> None:
+    """A variable that Keras does not know is not among the weights."""
+    layers = {layer.name for layer in model._flatten_layers()}
+    for _, inner in graph.captures:
+        if inner.dtype == tf.resource:
+            reader = next(iter(inner.consumers())).name
+            raise ExportError(
+                f"{model.name}: layer {layer_of(reader, layers) or reader!r} uses a variable that it does not track: "
+                "make it in the layer's build, by self.add_weight"
+            )
 
 
 @contextmanager
 def _convertible(model: Any, forms: Forms) -> Iterator[None]:
-    """Let layers call their convertible form while the model is traced."""
-    changed = []
+    """Let layers call their convertible form while the model is traced, and say which one cannot be traced."""
+    own: list[tuple[Any, Any]] = []
+    failed: list[tuple[Any, Exception]] = []
     try:
         for layer in model._flatten_layers():
             # Exact types: a subclass may compute something else.
             form = forms.get(type(layer))
-            if form and layer.compute_dtype == "float32" and form[0](layer):
-                object.__setattr__(layer, "call", partial(form[1], layer))
-                changed.append(layer)
+            fits = form and layer.compute_dtype == "float32" and form[0](layer)
+            own.append((layer, vars(layer).get("call")))
+            call = partial(form[1], layer) if form and fits and "call" not in vars(layer) else layer.call
+            object.__setattr__(layer, "call", partial(_observed, layer, call, failed))
         yield
+    except ExportError:
+        raise
+    except Exception as error:  # whatever a layer's code raises
+        layer, cause = failed[0] if failed else (model, error)
+        raise tracing_error(cause, model.name, layer) from error
     finally:
-        for layer in changed:
-            object.__delattr__(layer, "call")
+        for layer, call in own:
+            if call is None:
+                object.__delattr__(layer, "call")
+            else:
+                object.__setattr__(layer, "call", call)
+
+
+def _observed(
+    layer: Any, call: Callable[..., Any], failed: list[tuple[Any, Exception]], *inputs: Any, **options: Any
+) -> Any:
+    try:
+        return call(*inputs, **options)
+    except Exception as error:
+        failed.append((layer, error))  # the innermost layer is the first
+        raise
