@@ -19,8 +19,8 @@ from keras_resnets.preprocessing import ImageLike, Preprocessing
 
 from .engines import FOLDER, check_engines, write_engine
 from .errors import ExportError, refuse_existing
-from .form import GraphForm
 from .gate import Gate
+from .graph_form import GraphForm
 from .locate import errors_by_layer, part_ways
 from .lower import check_precisions, write_variant
 from .onnx import check_pixels, to_onnx

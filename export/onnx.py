@@ -20,7 +20,7 @@ from keras_resnets.preprocessing import Preprocessing
 from .edges import give_top, take_channels_first
 from .errors import ExportError, refuse_existing
 from .fold import fill
-from .form import GraphForm
+from .graph_form import GraphForm
 from .naming import name_by_layer
 from .pixels import take_pixels
 from .trace import INPUT, Skeleton, interface, skeleton
