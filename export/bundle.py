@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -76,7 +76,7 @@ def to_bundle(
             the labels.
         license: of the weights, stored in the bundle.
         pixels: the ONNX graph takes uint8 pixels, and normalises them itself as the preprocessing says. The SavedModel
-            takes normalised float32 in any case.
+            has a signature for each (see `to_saved_model`) in any case.
         layout, output, top_k, open_size, onnxruntime: what the ONNX graph takes, gives, and is read by; see `to_onnx`.
         precisions: lower ones to write beside float32: "float16", "int8" (unsigned activations, for x86 CPUs and
             OpenVINO), "int8-symmetric" (signed, for GPUs and ARM). Each passes the gate or nothing is written.
@@ -126,9 +126,9 @@ def to_bundle(
                 )
             if saved_model:
                 say("writing the SavedModel")
-                to_saved_model(model, draft / _SAVED_MODEL)
+                to_saved_model(model, draft / _SAVED_MODEL, preprocessing=preprocessing)
             say("verifying against Keras")
-            report = _verify(model, draft, variants, saved_model, samples.probes, prepare, tolerance)
+            report = _verify(model, draft, variants, saved_model, samples, prepare, tolerance)
             expected = _write_golden(model, draft, samples)
             variants = [
                 _with_drift(variant, draft, prepare(samples.tensor(samples.golden)), expected) for variant in variants
@@ -177,7 +177,7 @@ def _verify(
     draft: Path,
     variants: Sequence[Variant],
     saved_model: bool,
-    probes: Mapping[str, NDArray[np.float32]],
+    samples: Samples,
     prepare: Prepare,
     tolerance: float,
 ) -> list[Comparison]:
@@ -198,8 +198,9 @@ def _verify(
         }
         exact = variant.precision == "float32"
         if saved_model and exact:
-            forms[Form("saved_model", "", "float32")] = saved_model_runners(draft / _SAVED_MODEL)
-        rows += compare(reference, forms, probes, tolerance if exact else None, locate)
+            served = saved_model_runners(draft / _SAVED_MODEL, samples.preprocessing, samples.files)
+            forms |= {Form(runtime): runners for runtime, runners in served.items()}
+        rows += compare(reference, forms, samples.probes, tolerance if exact else None, locate)
     return rows
 
 

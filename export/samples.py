@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,14 @@ class Samples:
         images: real ones in a random order, or none.
         targets: the class of each image, or None.
         preprocessing: from pixels to a network's input, or None.
+        files: where the first PROBE_ROWS images were read from, by the bytes of their pixels.
     """
 
     noise: NDArray[Any]
     images: NDArray[Any] | None
     targets: NDArray[np.int64] | None
     preprocessing: Preprocessing | None
+    files: Mapping[bytes, Path] = field(default_factory=dict)
 
     @property
     def golden(self) -> NDArray[Any]:
@@ -128,10 +130,11 @@ def choose_samples(
     else:
         chosen = islice(images, most)
         found = None if targets is None else np.asarray(targets)[:most]
-    rows = _read(chosen, preprocessing)
+    rows, read_from = _read(chosen, preprocessing)
     if not rows:
         raise ExportError("no images to verify with: images= is empty")
-    return Samples(noise, np.stack(rows), None if found is None else _checked(found, len(rows)), preprocessing)
+    classes = None if found is None else _checked(found, len(rows))
+    return Samples(noise, np.stack(rows), classes, preprocessing, read_from)
 
 
 def _checked(targets: NDArray[Any], count: int) -> NDArray[np.int64]:
@@ -156,11 +159,18 @@ def _targets_of(files: Sequence[Path], labels: Sequence[str] | None) -> NDArray[
     return None if None in found else np.asarray(found, np.int64)
 
 
-def _read(images: Iterable[ImageLike], preprocessing: Preprocessing) -> list[NDArray[np.uint8]]:
+def _read(
+    images: Iterable[ImageLike], preprocessing: Preprocessing
+) -> tuple[list[NDArray[np.uint8]], dict[bytes, Path]]:
+    rows, files = [], {}
     try:
-        return [preprocessing.pixels(image) for image in images]
+        for image in images:
+            rows.append(preprocessing.pixels(image))
+            if isinstance(image, (str, Path)) and len(rows) <= PROBE_ROWS:
+                files[rows[-1].tobytes()] = Path(image)
     except ImageError as error:
         raise ExportError(f"an image to verify with cannot be used: {error}") from error
+    return rows, files
 
 
 def _synthetic(noise: NDArray[Any], pixels: bool, seed: int = 0, rows: int = 64) -> NDArray[Any]:

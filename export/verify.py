@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from keras_resnets.extras import extra
 from keras_resnets.models.layers import linear_head
+from keras_resnets.preprocessing import Preprocessing, load_image
 
 from .errors import ExportError
 from .runtime import open_session
@@ -169,15 +170,61 @@ def keras_runners(model: Any) -> Runners:
     return runners
 
 
-def saved_model_runners(folder: Path) -> Runners:
-    """Load a SavedModel and run its signatures."""
+def saved_model_runners(
+    folder: Path, preprocessing: Preprocessing | None = None, files: Mapping[bytes, Path] | None = None
+) -> dict[str, Runners]:
+    """Load a SavedModel and run its signatures.
+
+    Args:
+        folder: of the SavedModel.
+        preprocessing: what it was written with.
+        files: what images were read from, by the bytes of their pixels; other images are put into files.
+
+    Returns:
+        By name of the form: "saved_model", and where the preprocessing is known "saved_model pixels" and
+        "saved_model encoded". Their logits are those of the signature `logits`, behind the same steps.
+    """
     loaded = tf.saved_model.load(str(folder))
+    (output,) = loaded.signatures["serving_default"].structured_outputs
 
-    def runner(signature: Any) -> Runner:
-        return lambda tensor: next(iter(signature(**{INPUT: tf.constant(tensor)}).values())).numpy()
+    def run(key: str, images: Any) -> NDArray[Any]:
+        (values,) = loaded.signatures[key](**{INPUT: tf.convert_to_tensor(images)}).values()
+        return values.numpy()
 
-    signatures = {next(iter(item.structured_outputs)): item for item in loaded.signatures.values()}
-    return {output: runner(signature) for output, signature in signatures.items()}
+    def runners(key: str, prepare: Prepare, steps: Callable[[Any], Any]) -> Runners:
+        form: dict[str, Runner] = {output: lambda tensor: run(key, prepare(tensor))}
+        if "logits" in loaded.signatures:
+            form["logits"] = lambda tensor: run("logits", steps(prepare(tensor)))
+        return form
+
+    forms = {"saved_model": runners("serving_default", np.asarray, np.asarray)}
+    if preprocessing:
+        pixels, encode = preprocessing.denormalize, _encoder(preprocessing, files or {})
+        forms["saved_model pixels"] = runners("pixels", pixels, loaded.normalize)
+        forms["saved_model encoded"] = runners(
+            "encoded", lambda tensor: encode(pixels(tensor)), lambda files: loaded.normalize(loaded.decode(files))
+        )
+    return forms
+
+
+def _encoder(how: Preprocessing, files: Mapping[bytes, Path]) -> Callable[[NDArray[np.uint8]], NDArray[Any]]:
+    """A function from uint8 pixels [batch, height, width, channels] to PNG files that the preprocessing makes them of.
+
+    An image that was read from a file is put whole into its PNG, so that the graph resizes it. Anew, and not as the
+    JPEG it may be: PNGs are decoded to the same pixels everywhere. Others get a margin that the preprocessing crops.
+    """
+    known = {}
+    for pixels, file in files.items():
+        whole = how.uncropped(file, min(load_image(file).size))
+        known[pixels] = tf.io.encode_png(whole, compression=1).numpy()
+    sides = how.size if how.resize is None else (how.resize, how.resize)
+    before = [round((side - own) / 2) for side, own in zip(sides, how.size, strict=True)]
+    margins = [(first, side - own - first) for first, side, own in zip(before, sides, how.size, strict=True)]
+
+    def png(pixels: NDArray[Any]) -> bytes:
+        return known.get(pixels.tobytes()) or tf.io.encode_png(np.pad(pixels, [*margins, (0, 0)])).numpy()
+
+    return lambda batch: np.array([png(pixels) for pixels in batch], object)
 
 
 def onnx_runners(file: Path, prepare: Prepare = lambda tensor: tensor, provider: str = "cpu") -> Runners:

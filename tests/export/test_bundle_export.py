@@ -43,7 +43,7 @@ def test_a_bundle_says_what_was_compared(resnet20, photos, tmp_path):
     rows = {(r["runtime"], r["output"], r["inputs"], r["batch"]) for r in bundle.manifest.verification}
     assert rows == {
         (runtime, output, inputs, batch)
-        for runtime in ("onnxruntime", "saved_model")
+        for runtime in ("onnxruntime", "saved_model", "saved_model pixels", "saved_model encoded")
         for output in ("probabilities", "logits")
         for inputs in ("noise", "images")
         for batch in (1, 3, 17)

@@ -20,6 +20,7 @@ from keras_resnets.models.files import describe
 from keras_resnets.serving import Engine
 
 LOWER = ("float16", "int8", "int8-symmetric")
+SAVED = ("saved_model", "saved_model pixels", "saved_model encoded")
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def test_the_bundle_says_how_each_precision_decides(bundle):
 
 def test_the_verification_covers_precisions_batches_and_inputs(bundle):
     rows = {(r["runtime"], r["precision"], r["inputs"], r["batch"]) for r in bundle.manifest.verification}
-    forms = [("saved_model", "float32"), *(("onnxruntime", precision) for precision in ("float32", *LOWER))]
+    forms = [(form, "float32") for form in SAVED] + [*(("onnxruntime", precision) for precision in ("float32", *LOWER))]
     assert rows == {(*form, inputs, batch) for form in forms for inputs in ("noise", "images") for batch in (1, 3, 17)}
     for row in bundle.manifest.verification:
         assert (row["allowed"] is None) == (row["precision"] != "float32")
