@@ -86,13 +86,14 @@ def to_onnx(
     preprocessing = preprocessing or getattr(model, "preprocessing", None)
     if pixels:
         check_pixels(model, preprocessing)
+    model = form.model(model)
     known = {
         "model": model.name,
         "license": license,
         "labels": json.dumps(list(labels), ensure_ascii=False) if labels else None,
         "preprocessing": json.dumps(preprocessing.to_dict()) if preprocessing else None,
     }
-    _write(form.model(model), path, form, preprocessing, {key: text for key, text in known.items() if text})
+    _write(model, path, form, preprocessing, {key: text for key, text in known.items() if text})
     return path
 
 
