@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-train test test-all test-jax check format readme benchmark-build benchmark-export \
-	benchmark-input benchmark-train clean
+	benchmark-input benchmark-runtime benchmark-train clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -49,11 +49,18 @@ benchmark-build: $(INSTALLED) ## time the construction of the thousand-layer net
 	$(BIN)/python benchmarks/build.py --model resnet1202
 	$(BIN)/python benchmarks/build.py --model resnet1001v2
 
-benchmark-export: $(INSTALLED) ## time ONNX exports against Keras's own exporter
-	$(BIN)/python benchmarks/export_onnx.py
+benchmark-export: $(INSTALLED) ## time ONNX exports against Keras's exporter, and PyTorch's (TORCH=a Python with torchvision)
+	$(BIN)/python benchmarks/export_onnx.py --model resnet50 $(if $(TORCH),--torch-python $(TORCH))
+	$(BIN)/python benchmarks/export_onnx.py --model resnet152 $(if $(TORCH),--torch-python $(TORCH))
+	$(BIN)/python benchmarks/export_onnx.py --model vgg16 $(if $(TORCH),--torch-python $(TORCH))
+	$(BIN)/python benchmarks/export_onnx.py --model resnet1001v2
+	$(BIN)/python benchmarks/export_onnx.py --what bundle
 
 benchmark-input: $(INSTALLED) ## time the input pipeline against a torch DataLoader (TORCH=a Python that has torch)
 	$(BIN)/python benchmarks/input_pipeline.py --torch-python $(TORCH)
+
+benchmark-runtime: $(INSTALLED) ## time our ResNet-50 in ONNX Runtime against torchvision's (TORCH=a Python with torchvision)
+	$(BIN)/python benchmarks/runtime_onnx.py --torch-python $(TORCH)
 
 benchmark-train: $(INSTALLED) ## time training steps against Keras's fit, and PyTorch (TORCH=a Python that has torch)
 	$(BIN)/python benchmarks/train_speed.py --model resnet20 $(if $(TORCH),--torch-python $(TORCH))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import sys
 import time
 from importlib.metadata import version
 
@@ -45,7 +46,10 @@ def main() -> None:
         return
     console = Console()
     with console.status("measuring") as status:
-        rows = in_turn(__file__, CONTENDERS, ["--model", options.model], options.rounds, status.update)
+        commands = {
+            name: [sys.executable, __file__, "--measure", name, "--model", options.model] for name in CONTENDERS
+        }
+        rows = in_turn(commands, options.rounds, status.update)
     ours, theirs = (medians(rows)[name]["seconds"] for name in CONTENDERS)
     console.print(f"{options.model}: {ours:.1f} s, and {theirs:.1f} s with variables made one by one")
     name = f"build_{options.model}_cpu{cores()}_tf{version('tensorflow')}_keras{version('keras')}"

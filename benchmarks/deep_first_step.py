@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import resource
+import sys
 import time
 from importlib.metadata import version
 from typing import Any
@@ -96,9 +97,10 @@ def main() -> None:
         return
     contenders = [*OURS, *(KERAS if options.keras else ())]
     arguments = ["--model", options.model, "--batch", str(options.batch)]
+    commands = {name: [sys.executable, __file__, "--measure", name, *arguments] for name in contenders}
     console = Console()
     with console.status("measuring") as status:
-        rows = in_turn(__file__, contenders, arguments, options.rounds, status.update)
+        rows = in_turn(commands, options.rounds, status.update)
     figures = medians(rows)
     for name, row in figures.items():
         console.print(

@@ -125,20 +125,15 @@ def compare(options: argparse.Namespace) -> None:
     """Run the contenders in turn, print the medians, write the result file."""
     from importlib.metadata import version
 
-    from paired import cores, medians, write_result
+    from paired import cores, in_turn, medians, write_result
     from rich.console import Console
 
     pythons = {"ours": sys.executable, "torch": options.torch_python}
-    rows: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
     with tempfile.TemporaryDirectory() as folder, Console().status("measuring") as status:
         make_pictures(Path(folder))
-        for number in range(options.rounds):
-            for name in CONTENDERS:
-                status.update(f"round {number + 1} of {options.rounds}: {name}")
-                command = [pythons[name], __file__, "--measure", name, "--folder", folder]
-                command += ["--seconds", str(options.seconds), "--workers", str(options.workers)]
-                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-                rows[name].append(json.loads(done.stdout.splitlines()[-1]))
+        arguments = ["--folder", folder, "--seconds", str(options.seconds), "--workers", str(options.workers)]
+        commands = {name: [pythons[name], __file__, "--measure", name, *arguments] for name in CONTENDERS}
+        rows = in_turn(commands, options.rounds, status.update)
     middle = medians(rows)
     ratio = middle["ours"]["images_per_second"] / middle["torch"]["images_per_second"]
     asked = "import torch, PIL; print(torch.__version__, PIL.__version__)"

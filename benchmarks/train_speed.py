@@ -191,23 +191,16 @@ def measure(contender: str, model: str, seconds: float) -> None:
 
 def compare(options: argparse.Namespace) -> None:
     """Run all contenders in turn, print the medians, write the result file."""
-    from paired import cores, medians, write_result
+    from paired import cores, in_turn, medians, write_result
     from rich.console import Console
 
     contenders = [*OURS, *KERAS, *(TORCH if options.torch_python else ())]
-    rows: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+    arguments = ["--model", options.model, "--seconds", str(options.seconds)]
+    pythons = {name: options.torch_python if name in TORCH else sys.executable for name in contenders}
+    commands = {name: [python, __file__, "--measure", name, *arguments] for name, python in pythons.items()}
     console = Console()
     with console.status("measuring") as status:
-        for number in range(options.rounds):
-            for name in contenders:
-                status.update(f"round {number + 1} of {options.rounds}: {name}")
-                python = options.torch_python if name in TORCH else sys.executable
-                command = [python, __file__, "--measure", name, "--model", options.model]
-                done = subprocess.run(
-                    [*command, "--seconds", str(options.seconds)], check=True, stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL, text=True,
-                )  # fmt: skip
-                rows[name].append(json.loads(done.stdout.splitlines()[-1]))
+        rows = in_turn(commands, options.rounds, status.update)
     middle = {name: row["images_per_second"] for name, row in medians(rows).items()}
     for name, rate in middle.items():
         console.print(f"{options.model} {name}: {rate:.1f} images/s", highlight=False)
