@@ -1,12 +1,11 @@
 """Fills a converted skeleton with weights: what depends on them alone is computed once, here.
 
 Two steps: everything that only rearranges or combines weights is evaluated and becomes an initializer;
-then each batch norm behind a convolution is merged into it.
+then nodes are merged (see merge.py), batch norms into convolutions above all.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,12 +14,12 @@ from numpy.typing import NDArray
 
 from keras_resnets.extras import extra
 
+from .merge import Values, merge
+
 with extra("export"):
     import onnx
     from onnx import numpy_helper
     from onnx.reference import ReferenceEvaluator
-
-Values = dict[str, NDArray[Any]]
 
 
 def fill(model: Any, weights: Mapping[str, Callable[[], NDArray[Any]]]) -> None:
@@ -33,7 +32,7 @@ def fill(model: Any, weights: Mapping[str, Callable[[], NDArray[Any]]]) -> None:
     graph = model.graph
     constant, rest = _split(graph, set(weights))
     values = _evaluate(model, constant, rest, weights)
-    nodes = _merge_batch_norms(graph, rest, values)
+    nodes = merge(rest, [item.name for item in graph.output], values)
     used = {name for node in nodes for name in node.input}
     images = [item for item in graph.input if item.name not in weights]
     for field in (graph.node, graph.input, graph.initializer, graph.value_info):
@@ -80,34 +79,3 @@ def _evaluate(
         evaluator = ReferenceEvaluator(onnx.helper.make_model(part, opset_imports=model.opset_import))
         values.update(zip(outputs, evaluator.run(None, inputs), strict=True))
     return values
-
-
-def _merge_batch_norms(graph: Any, nodes: list[Any], values: Values) -> list[Any]:
-    """Conv then BatchNormalization is one Conv, where nothing else reads what is between them."""
-    readers = Counter(name for node in nodes for name in node.input)
-    readers.update(item.name for item in graph.output)
-    producers = {name: node for node in nodes for name in node.output}
-    merged = []
-    for node in nodes:
-        conv = producers.get(node.input[0]) if node.op_type == "BatchNormalization" else None
-        if conv is None or conv.op_type != "Conv" or readers[node.input[0]] > 1 or readers[conv.input[1]] > 1:
-            continue
-        if all(name in values for name in (*conv.input[1:], *node.input[1:])):
-            _merge(conv, node, values)
-            producers[conv.output[0]] = conv
-            merged.append(node)
-    return [node for node in nodes if not any(node is gone for gone in merged)] if merged else nodes
-
-
-def _merge(conv: Any, norm: Any, values: Values) -> None:
-    epsilon = next((item.f for item in norm.attribute if item.name == "epsilon"), 1e-5)
-    gamma, beta, mean, variance = (values[name].astype(np.float64) for name in norm.input[1:])
-    factor = gamma / np.sqrt(variance + epsilon)
-    kernel = values[conv.input[1]]
-    bias = values[conv.input[2]].astype(np.float64) if len(conv.input) > 2 else 0.0
-    values[conv.input[1]] = (kernel * factor.reshape(-1, *[1] * (kernel.ndim - 1))).astype(kernel.dtype)
-    name = f"{conv.output[0]}/bias"
-    values[name] = ((bias - mean) * factor + beta).astype(kernel.dtype)
-    del conv.input[2:]
-    conv.input.append(name)
-    conv.output[0] = norm.output[0]

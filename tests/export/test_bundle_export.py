@@ -16,7 +16,7 @@ from PIL import Image
 import keras_resnets
 from keras_resnets import Preprocessing
 from keras_resnets.bundle import Bundle
-from keras_resnets.export import ExportError, fold, to_bundle, to_onnx, to_saved_model
+from keras_resnets.export import ExportError, merge, to_bundle, to_onnx, to_saved_model
 from keras_resnets.export.locate import errors_by_layer, part_ways
 from keras_resnets.export.verify import Form, compare
 from keras_resnets.models.files import describe
@@ -89,15 +89,15 @@ def test_a_model_carries_its_own_description(settle, tmp_path):
 
 def test_drift_is_an_error_that_leaves_nothing(resnet20, tmp_path, monkeypatch):
     """The planted fault: a batch norm folded with another epsilon."""
-    merge = fold._merge
+    affine = merge._affine
 
-    def wrong(conv, norm, values):
-        for item in norm.attribute:
+    def wrong(node, linear, values):
+        for item in node.attribute:
             if item.name == "epsilon":
                 item.f = 0.1
-        merge(conv, norm, values)
+        return affine(node, linear, values)
 
-    monkeypatch.setattr(fold, "_merge", wrong)
+    monkeypatch.setattr(merge, "_affine", wrong)
     with pytest.raises(ExportError, match="onnxruntime cpu float32 drifts from Keras"):
         to_bundle(resnet20, tmp_path / "b", preprocessing=GREY)
     assert list(tmp_path.iterdir()) == []
@@ -105,17 +105,16 @@ def test_drift_is_an_error_that_leaves_nothing(resnet20, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("option", ["A", "B"])
 def test_the_first_layer_that_drifts_is_named(option, settle, tmp_path, monkeypatch):
-    model, merge = settle(keras_resnets.ResNet20(input_shape=(8, 8, 1), classes=3, shortcut=option)), fold._merge
+    model, affine = settle(keras_resnets.ResNet20(input_shape=(8, 8, 1), classes=3, shortcut=option)), merge._affine
 
-    def wrong(conv, norm, values):
-        merge(conv, norm, values)
-        if "conv3_block2_1" in conv.name:
-            values[conv.input[1]] = values[conv.input[1]] * np.float32(1.01)
+    def wrong(node, linear, values):
+        found = affine(node, linear, values)
+        return (found[0] * 1.01, found[1]) if "conv3_block2_1" in node.name else found
 
-    monkeypatch.setattr(fold, "_merge", wrong)
+    monkeypatch.setattr(merge, "_affine", wrong)
     with pytest.raises(ExportError, match=r"part ways in layer 'conv3_block2_1_relu' \('conv3_block1_out' before it"):
         to_bundle(model, tmp_path / "b", preprocessing=GREY)
-    monkeypatch.setattr(fold, "_merge", merge)
+    monkeypatch.setattr(merge, "_affine", affine)
     errors = errors_by_layer(model, to_onnx(model, tmp_path / "m.onnx"), np.ones((2, 8, 8, 1), np.float32))
     assert {"conv1_relu", "conv2_block1_out", "conv4_block3_out", "avg_pool", "predictions"} <= set(errors)
     assert max(errors.values()) < 1e-5
@@ -136,14 +135,14 @@ def test_drift_behind_a_saturated_head_is_found(head, settle, tmp_path, monkeypa
     model = settle(with_head(head))
     dense = next(layer for layer in model.layers if isinstance(layer, keras.layers.Dense))
     dense.kernel.assign(dense.kernel * 1e4)
-    merge = fold._merge
+    affine = merge._affine
 
-    def wrong(conv, norm, values):
-        merge(conv, norm, values)
-        values[conv.input[2]] = values[conv.input[2]] * np.float32(1.001)
+    def wrong(node, linear, values):
+        found = affine(node, linear, values)
+        return found and (found[0], found[1] * 1.001)
 
     to_bundle(model, tmp_path / "right", preprocessing=GREY)
-    monkeypatch.setattr(fold, "_merge", wrong)
+    monkeypatch.setattr(merge, "_affine", wrong)
     with pytest.raises(ExportError, match="in logits"):
         to_bundle(model, tmp_path / "wrong", preprocessing=GREY)
 
