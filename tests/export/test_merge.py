@@ -36,26 +36,28 @@ def chain(*parts, shape=(9, 9, 4)):
     return keras.Model(image, x)
 
 
-PAD = layers.ZeroPadding2D(((1, 0), (1, 1)))
+def pad():
+    return layers.ZeroPadding2D(((1, 0), (1, 1)))
 
 
 @pytest.mark.parametrize(
     ("parts", "pads"),
     [
         # A maximum of what has no negative values.
-        ((layers.Conv2D(3, 3, activation="relu"), PAD, layers.MaxPooling2D(3, 2)), 0),
-        ((layers.Conv2D(3, 3), layers.ReLU(6), PAD, layers.MaxPooling2D(2)), 0),
-        ((layers.Conv2D(3, 3, activation="sigmoid"), layers.MaxPooling2D(2), PAD, layers.MaxPooling2D(3)), 0),
+        ((layers.Conv2D(3, 3, activation="relu"), pad(), layers.MaxPooling2D(3, 2)), 0),
+        ((layers.Conv2D(3, 3), layers.ReLU(6), pad(), layers.MaxPooling2D(2)), 0),
+        ((layers.Conv2D(3, 3, activation="sigmoid"), layers.MaxPooling2D(2), pad(), layers.MaxPooling2D(3)), 0),
         # Of what may have some, or by more than the window's size, where it would be minus infinity.
-        ((layers.Conv2D(3, 3), PAD, layers.MaxPooling2D(3, 2)), 1),
-        ((layers.Conv2D(3, 3), layers.LeakyReLU(), PAD, layers.MaxPooling2D(3, 2)), 1),
+        ((layers.Conv2D(3, 3), pad(), layers.MaxPooling2D(3, 2)), 1),
+        ((layers.Conv2D(3, 3), layers.LeakyReLU(), pad(), layers.MaxPooling2D(3, 2)), 1),
         ((layers.Conv2D(3, 3, activation="relu"), layers.ZeroPadding2D(3), layers.MaxPooling2D(2, 1)), 1),
         # A mean counts its padding, here.
-        ((layers.Conv2D(3, 3), PAD, layers.AveragePooling2D(3, 2)), 0),
-        ((layers.Conv2D(3, 3), PAD, layers.AveragePooling2D(3, 2, "same")), 1),
+        ((layers.Conv2D(3, 3), pad(), layers.AveragePooling2D(3, 2)), 0),
+        ((layers.Conv2D(3, 3), pad(), layers.AveragePooling2D(3, 2, "same")), 1),
         # A convolution pads with zeros.
-        ((layers.ReLU(), PAD, layers.Conv2D(3, 3)), 0),
-        ((layers.ReLU(), PAD, layers.DepthwiseConv2D(3, 2)), 0),
+        ((layers.Conv2D(3, 3), pad(), layers.Conv2D(3, 3)), 0),
+        ((layers.Conv2D(3, 3), pad(), layers.Conv2D(3, 3, padding="same")), 0),
+        ((layers.Conv2D(3, 3), pad(), layers.DepthwiseConv2D(3, 2)), 0),
     ],
 )
 def test_padding_with_zeros_becomes_the_pooling_s_own(parts, pads, tmp_path):
@@ -69,7 +71,8 @@ def test_padding_with_zeros_becomes_the_pooling_s_own(parts, pads, tmp_path):
         ((layers.Dense(3), layers.Rescaling([2.0, -1.0, 0.5], [1.0, 2.0, 3.0])), {"MatMul": 1, "Add": 1}),
         ((layers.Dense(3, use_bias=False), layers.Rescaling(2.0)), {"MatMul": 1}),
         ((layers.Dense(3, use_bias=False), layers.Rescaling(2.0, 1.0)), {"MatMul": 1, "Add": 1}),
-        ((layers.Conv2D(3, 3), layers.Rescaling([2.0, -1.0, 0.5], 4.0)), {"Conv": 1, "Transpose": 2}),
+        ((layers.Conv2D(3, 3), layers.Rescaling([2.0, -1.0, 0.5]), layers.Conv2D(2, 1)), {"Conv": 2, "Transpose": 2}),
+        ((layers.Conv2D(3, 3), layers.Rescaling(2.0, 1.0), layers.Conv2D(2, 1)), {"Conv": 2, "Transpose": 2}),
         ((layers.Conv2D(3, 3, use_bias=False), layers.BatchNormalization()), {"Conv": 1, "Transpose": 2}),
         ((layers.Flatten(), layers.Dense(3), layers.BatchNormalization()), {"Reshape": 1, "Gemm": 1}),
         # Behind an activation there is nothing to merge.
@@ -78,6 +81,13 @@ def test_padding_with_zeros_becomes_the_pooling_s_own(parts, pads, tmp_path):
 )
 def test_factors_and_shifts_go_into_the_weights(parts, operators, tmp_path):
     assert export(chain(*parts), tmp_path) == operators
+
+
+def test_padding_that_a_pooling_and_a_convolution_read_stays(tmp_path):
+    image = keras.Input((9, 9, 4))
+    padded = pad()(layers.ReLU()(image))
+    pooled, convolved = layers.MaxPooling2D(3)(padded), layers.Conv2D(4, 3, 3)(padded)
+    assert export(keras.Model(image, pooled + convolved), tmp_path)["Pad"] == 1
 
 
 def test_factors_that_change_the_shape_stay(tmp_path):

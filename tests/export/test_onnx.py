@@ -341,16 +341,34 @@ def test_paddings_that_mirror(tmp_path):
         to_onnx(model(2, "symmetric"), tmp_path / "m.onnx")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    ["ResNet50", "ResNet50V2", "VGG16", "DenseNet121", "MobileNetV2", "EfficientNetB0", "Xception", "ConvNeXtTiny",
-     "InceptionV3", "NASNetMobile", "EfficientNetV2B0"],
-)  # fmt: skip
-def test_keras_applications_give_keras_s_logits(name, settle, tmp_path):
-    model = getattr(keras.applications, name)(weights=None, classifier_activation=None)
+# One of each family of keras.applications, and the smallest input that it takes below 224 pixels.
+APPLICATIONS = {
+    "ResNet50": 64, "ResNet50V2": 64, "VGG16": 64, "DenseNet121": 64, "MobileNetV2": 64, "EfficientNetB0": 64,
+    "Xception": 75, "ConvNeXtTiny": 64, "MobileNetV3Small": 64,
+}  # fmt: skip
+FURTHER_APPLICATIONS = ["InceptionV3", "InceptionResNetV2", "NASNetMobile", "EfficientNetV2B0", "MobileNet",
+                        "MobileNetV3Large"]  # fmt: skip
+
+
+def agrees_with_keras(model, settle, file):
     if any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers):
         settle(model)
-    file = to_onnx(model, tmp_path / "m.onnx")
-    expected = np.asarray(model(noise(model, 2), training=False))
-    assert np.abs(run(file, noise(model, 2)) - expected).max() <= 1e-4 * np.abs(expected).max()
+    to_onnx(model, file)
+    for batch in (1, 3):
+        expected = np.asarray(model(noise(model, batch), training=False))
+        assert np.abs(run(file, noise(model, batch)) - expected).max() <= 1e-4 * np.abs(expected).max()
+    assert not SHAPES & set(operators(file))
+
+
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_keras_applications_at_small_sizes_give_keras_s_features(name, settle, tmp_path):
+    side = APPLICATIONS[name]
+    build = getattr(keras.applications, name)
+    agrees_with_keras(build(weights=None, include_top=False, input_shape=(side, side, 3)), settle, tmp_path / "m.onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*APPLICATIONS, *FURTHER_APPLICATIONS])
+def test_keras_applications_give_keras_s_logits(name, settle, tmp_path):
+    build = getattr(keras.applications, name)
+    agrees_with_keras(build(weights=None, classifier_activation=None), settle, tmp_path / "m.onnx")
