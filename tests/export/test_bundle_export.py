@@ -109,7 +109,7 @@ def test_the_first_layer_that_drifts_is_named(option, settle, tmp_path, monkeypa
 
     def wrong(node, linear, values):
         found = affine(node, linear, values)
-        return (found[0] * 1.01, found[1]) if "conv3_block2_1" in node.name else found
+        return (found[0] * 1.01, found[1]) if found and "conv3_block2_1" in node.name else found
 
     monkeypatch.setattr(merge, "_affine", wrong)
     with pytest.raises(ExportError, match=r"part ways in layer 'conv3_block2_1_relu' \('conv3_block1_out' before it"):
