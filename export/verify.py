@@ -35,6 +35,10 @@ class Form(NamedTuple):
     provider: str = ""
     precision: str = "float32"
 
+    def __str__(self) -> str:
+        # A SavedModel has one precision, and picks its device itself.
+        return " ".join(self) if self.provider else self.runtime
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -108,7 +112,7 @@ def compare(
         form, first = Form(worst.runtime, worst.provider, worst.precision), probes[worst.inputs][:1]
         limit = "finite ones" if worst.allowed is None else f"{worst.allowed:.0e}"
         raise ExportError(
-            f"{' '.join(filter(None, form))} drifts from Keras by {worst.max_error:.2e} of the largest value (allowed: "
+            f"{form} drifts from Keras by {worst.max_error:.2e} of the largest value (allowed: "
             f"{limit}) in {worst.output} on {worst.inputs}, batch {worst.batch}; nothing was written"
             + (_explanation(reference[worst.output], first, tolerance or np.inf) or locate(form, first))
         )
