@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_resnets.extras import extra
+from keras_resnets.quiet import quiet
 
 from .graph import attribute, sort_nodes
 from .runtime import run_tensors
@@ -40,18 +41,14 @@ class Float16:
 
     def write(self, file: Path, kept: Collection[str]) -> None:
         """Write the halved graph, with the nodes called `kept` in float32."""
-        logger = logging.getLogger(float16.__name__)
-        level = logger.level
-        logger.setLevel(logging.ERROR)  # it logs each weight too small for float16, which becomes the least one
-        try:
+        # It logs each weight too small for float16, which becomes the least one.
+        with quiet(logging.getLogger(float16.__name__), logging.ERROR):
             halved = float16.convert_float_to_float16(
                 onnx.load(self.source),
                 keep_io_types=True,
                 op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *_KEPT],
                 node_block_list=sorted(kept),
             )
-        finally:
-            logger.setLevel(level)
         _join_float32(halved.graph)
         sort_nodes(halved.graph)
         onnx.checker.check_model(halved)

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from keras_resnets.extras import extra
 
+from .graph import attribute
+
 with extra("export"):
     import onnx
 
@@ -93,8 +95,8 @@ def _linear(node: Any, links: _Links) -> _Linear | None:
         return _Linear(name, 1, 0, 1, None if node is product else _known_index(node, links.values))
     if node.op_type == "Conv":
         return _Linear(name, 0, kernel.ndim - 2, kernel.ndim, 2)
-    if node.op_type == "Gemm" and _attribute(node, "beta", 1.0) == 1:
-        return _Linear(name, 0 if _attribute(node, "transB", 0) else 1, 0, 2, 2)
+    if node.op_type == "Gemm" and attribute(node, "beta", 1.0) == 1:
+        return _Linear(name, 0 if attribute(node, "transB", 0) else 1, 0, 2, 2)
     return None
 
 
@@ -125,7 +127,7 @@ def _affine(node: Any, linear: _Linear, values: Values) -> tuple[NDArray[Any], N
     channels = values[linear.kernel].shape[linear.axis]
     if node.op_type == "BatchNormalization" and linear.rank > 1 and all(name in values for name in node.input[1:]):
         gamma, beta, mean, variance = (values[name].astype(np.float64) for name in node.input[1:])
-        factor = gamma / np.sqrt(variance + _attribute(node, "epsilon", 1e-5))
+        factor = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
         return factor, beta - mean * factor
     if node.op_type not in ("Mul", "Add"):
         return None
@@ -144,11 +146,11 @@ def _pad_into_window(before: Any, node: Any, links: _Links) -> bool:
 
     A maximum counts its own padding as minus infinity: the same where the image has nothing negative.
     """
-    pads, kernel = _zeros_around(before, links), _attribute(node, "kernel_shape", [])
+    pads, kernel = _zeros_around(before, links), attribute(node, "kernel_shape", [])
     if pads is None or node.op_type not in ("Conv", "MaxPool", "AveragePool") or len(node.output) > 1:
         return False
-    own = _attribute(node, "pads", [0] * len(pads))
-    if _attribute(node, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or _attribute(node, "ceil_mode", 0):
+    own = attribute(node, "pads", [0] * len(pads))
+    if attribute(node, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or attribute(node, "ceil_mode", 0):
         return False
     if node.op_type != "Conv":
         beyond = any(side >= size for side, size in zip(pads, [*kernel, *kernel], strict=True))
@@ -168,7 +170,7 @@ def _zeros_around(node: Any, links: _Links) -> list[int] | None:
         node.op_type != "Pad"
         or pads is None
         or len(node.input) > 3
-        or _attribute(node, "mode", b"constant") != b"constant"
+        or attribute(node, "mode", b"constant") != b"constant"
     ):
         return None
     value = links.known(node, 2) if len(node.input) > 2 and node.input[2] else np.zeros(())
@@ -196,7 +198,7 @@ def _reshape_into_mean(before: Any, node: Any, links: _Links) -> bool:
     if before.op_type != "ReduceMean" or node.op_type != "Reshape" or axes is None or shape is None:
         return False
     image = list(axes) == [2, 3] and len(shape) == 4 and list(shape[2:]) == [1, 1] and shape[0] == -1
-    if not image or _attribute(before, "keepdims", 1):
+    if not image or attribute(before, "keepdims", 1):
         return False
     _set_attributes(before, keepdims=1)
     return True
@@ -210,13 +212,13 @@ def _transpose_into_product(before: Any, node: Any, links: _Links) -> bool:
     readers = links.readers[node.output[0]]
     product = readers[0] if len(readers) == 1 else None
     channels = _channels(before.input[0], links)
-    if list(_attribute(before, "perm", [])) != [0, 2, 3, 1] or shape[0] != -1 or not channels or product is None:
+    if list(attribute(before, "perm", [])) != [0, 2, 3, 1] or shape[0] != -1 or not channels or product is None:
         return False
-    plain = product.op_type in ("Gemm", "MatMul") and not _attribute(product, "transA", 0)
+    plain = product.op_type in ("Gemm", "MatMul") and not attribute(product, "transA", 0)
     kernel = links.own(product, 1) if plain and product.input[0] == node.output[0] else None
     if kernel is None or kernel.ndim != 2:
         return False
-    axis = 1 if _attribute(product, "transB", 0) else 0
+    axis = 1 if attribute(product, "transB", 0) else 0
     order = np.arange(shape[1]).reshape(-1, channels).T.reshape(-1)
     links.values[product.input[1]] = np.take(kernel, order, axis)
     _take_over(before, node)
@@ -247,10 +249,6 @@ def _take_over(before: Any, node: Any) -> None:
 
 def _known_index(node: Any, values: Values) -> int:
     return next(index for index, name in enumerate(node.input) if name in values)
-
-
-def _attribute(node: Any, name: str, default: Any) -> Any:
-    return next((onnx.helper.get_attribute_value(item) for item in node.attribute if item.name == name), default)
 
 
 def _set_attributes(node: Any, **attributes: Any) -> None:

@@ -16,6 +16,7 @@ import keras_resnets
 from keras_resnets.atomic import atomic_file
 from keras_resnets.extras import extra
 from keras_resnets.preprocessing import Preprocessing
+from keras_resnets.quiet import quiet
 
 from .edges import give_top, take_channels_first
 from .errors import ExportError, refuse_existing
@@ -165,11 +166,9 @@ def convert(model: Any, scratch: Path, form: GraphForm) -> Any:
 
 def _convert_graph(traced: Skeleton, name: str, layers: set[str], opset: int) -> Any:
     names = [traced.input, *traced.weights]
-    logger = logging.getLogger("tf2onnx")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)  # what it logs of a failure is in the exception too
     try:
-        with tf.Graph().as_default() as graph:
+        # What it logs of a failure is in the exception too.
+        with quiet(logging.getLogger("tf2onnx"), logging.CRITICAL), tf.Graph().as_default() as graph:
             tf.import_graph_def(traced.graph.as_graph_def(add_shapes=True), name="")
             converted = tfonnx.process_tf_graph(
                 graph,
@@ -182,11 +181,9 @@ def _convert_graph(traced: Skeleton, name: str, layers: set[str], opset: int) ->
                     "ResizeArea": (_resize_area, []),
                 },
             )
-        proto = converted.make_model(name)
+            proto = converted.make_model(name)
     except Exception as error:  # tf2onnx lets through whatever its handlers meet
         raise conversion_error(error, name, layers) from error
-    finally:
-        logger.setLevel(level)
     check_operators(proto.graph, opset, name, layers)
     return proto
 

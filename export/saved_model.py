@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from keras_resnets.atomic import atomic_folder
 from keras_resnets.extras import extra
 from keras_resnets.models.layers import linear_head
 from keras_resnets.preprocessing import Preprocessing
+from keras_resnets.quiet import quiet
 
 from .decode import decode, normalize
 from .errors import ExportError, refuse_existing
@@ -64,7 +65,8 @@ def to_saved_model(
     if preprocessing := preprocessing or getattr(model, "preprocessing", None):
         signatures |= _image_signatures(module, signatures["serving_default"], preprocessing, model)
     try:
-        with _quiet(), atomic_folder(path, overwrite=overwrite) as draft:
+        # TensorFlow reports where it wrote: that is the draft, not the folder asked for.
+        with quiet(tf.get_logger(), logging.WARNING), atomic_folder(path, overwrite=overwrite) as draft:
             tf.saved_model.save(module, str(draft), signatures=signatures)
     except (OSError, tf.errors.OpError) as error:
         raise ExportError(f"cannot write {path}: {error}") from error
@@ -87,15 +89,3 @@ def _image_signatures(module: Any, network: Any, how: Preprocessing, model: Any)
         "pixels": function(lambda images: network(module.normalize(images)), pixels),
         "encoded": function(lambda images: network(module.normalize(module.decode(images))), encoded),
     }
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without TensorFlow's report of where it wrote: that is the draft, not the folder asked for."""
-    logger = tf.get_logger()
-    level = logger.level
-    logger.setLevel("WARNING")
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import time
@@ -19,6 +20,7 @@ from typing import Any
 from keras_resnets.atomic import atomic_file
 from keras_resnets.extras import extra
 from keras_resnets.machine import cache_folder
+from keras_resnets.quiet import quiet
 from keras_resnets.weights.faults import explained, retried
 from keras_resnets.weights.records import Weights, WeightsError
 
@@ -257,22 +259,17 @@ def _from_keras(weights: Weights, progress: bool) -> tuple[Path, str | None]:
         import pooch
     base = (os.environ.get("KERAS_RESNETS_KERAS_URL") or _KERAS_URL).rstrip("/")
     downloader = pooch.HTTPDownloader(progressbar=progress, chunk_size=1 << 20, timeout=_TIMEOUT)
-    logger = pooch.get_logger()
-    level = logger.level
-    logger.setLevel("WARNING")  # it prints a line per download, bar or no bar
-    try:
-        with explained(weights, base):
-            path = retried(
-                lambda: pooch.retrieve(
-                    f"{base}/{weights.repository}/{weights.file}",
-                    known_hash=weights.hash,
-                    fname=weights.file,
-                    path=cache_folder(),
-                    downloader=downloader,
-                )
+    # It prints a line per download, bar or no bar.
+    with quiet(pooch.get_logger(), logging.WARNING), explained(weights, base):
+        path = retried(
+            lambda: pooch.retrieve(
+                f"{base}/{weights.repository}/{weights.file}",
+                known_hash=weights.hash,
+                fname=weights.file,
+                path=cache_folder(),
+                downloader=downloader,
             )
-    finally:
-        logger.setLevel(level)
+        )
     _sweep(cache_folder(), "tmp*")
     return Path(path), None
 
