@@ -100,11 +100,12 @@ def quantize_ours(folder: Path) -> None:
     """Ours in int8, as `to_bundle` makes it, calibrated on noise like theirs."""
     import numpy as np
 
-    from keras_resnets.export.int8 import Int8
+    from keras_resnets.export.int8 import Int8, calibrate
 
     chance = np.random.default_rng(0)
     images = (chance.standard_normal((1, SIDE, SIDE, 3), np.float32) for _ in range(CALIBRATION_IMAGES))
-    Int8(folder / "ours_float32.onnx", images, symmetric=False, scratch=folder).write(folder / "ours_int8.onnx", ())
+    source = folder / "ours_float32.onnx"
+    Int8(source, calibrate(source, images), symmetric=False).write(folder / "ours_int8.onnx", ())
 
 
 def quantize_theirs(folder: Path) -> None:

@@ -21,15 +21,15 @@ from .engines import FOLDER, check_engines, write_engine
 from .errors import ExportError, refuse_existing
 from .gate import Gate
 from .graph_form import GraphForm
-from .locate import errors_by_layer, part_ways
-from .lower import check_precisions, write_variant
+from .locate import errors_by_layer, part_ways, relative_error
+from .lower import check_precisions, write_variants
 from .onnx import check_pixels, to_onnx
 from .report import write_report
 from .runtime import active_providers, run_all
 from .samples import GATE_ROWS, PROBE_ROWS, Samples, choose_samples
 from .saved_model import to_saved_model
 from .trace import INPUT, Interface, interface
-from .verify import Comparison, Form, Prepare, compare, keras_runners, onnx_runners, saved_model_runners
+from .verify import Comparison, Form, Prepare, ask, compare, keras_runners, onnx_runners, saved_model_runners
 
 TOLERANCE = 1e-4
 _ONNX, _SAVED_MODEL, _GOLDEN = "model.onnx", "saved_model", "golden.npz"
@@ -118,21 +118,18 @@ def to_bundle(
             say("converting to ONNX")
             described: dict[str, Any] = {"preprocessing": preprocessing, "labels": labels, "license": license}
             to_onnx(model, draft / _ONNX, **described, **asdict(replace(form, output=None, open_size=False)))
-            variants = [Variant(_ONNX, "float32", form.opset, _FOR, 0.0, None)]
-            for precision in lower:
-                classes = face.output != "features"
-                variants.append(
-                    write_variant(precision, variants[0], draft, samples, prepare, gate or Gate(), classes, say)
-                )
+            float32 = Variant(_ONNX, "float32", form.opset, _FOR, 0.0, None)
+            classes = face.output != "features"
+            lowered = write_variants(lower, float32, draft, samples, prepare, gate or Gate(), classes, say)
+            variants = [float32, *lowered]
             if saved_model:
                 say("writing the SavedModel")
                 to_saved_model(model, draft / _SAVED_MODEL, preprocessing=preprocessing)
             say("verifying against Keras")
             report = _verify(model, draft, variants, saved_model, samples, prepare, tolerance)
             expected = _write_golden(model, draft, samples)
-            variants = [
-                _with_drift(variant, draft, prepare(samples.tensor(samples.golden)), expected) for variant in variants
-            ]
+            golden = prepare(samples.tensor(samples.golden))
+            variants = [_with_drift(variant, draft, golden, expected) for variant in variants]
             manifest = Manifest(
                 model=model.name,
                 input_name=INPUT,
@@ -189,6 +186,7 @@ def _verify(
         return part_ways(errors_by_layer(model, draft / _ONNX, tensor, prepare), tolerance)
 
     reference = keras_runners(model)
+    cases = ask(reference, samples.probes)
     rows: list[Comparison] = []
     for variant in variants:
         file = draft / variant.file
@@ -200,7 +198,7 @@ def _verify(
         if saved_model and exact:
             served = saved_model_runners(draft / _SAVED_MODEL, samples.preprocessing, samples.files)
             forms |= {Form(runtime): runners for runtime, runners in served.items()}
-        rows += compare(reference, forms, samples.probes, tolerance if exact else None, locate)
+        rows += compare(reference, forms, cases, tolerance if exact else None, locate)
     return rows
 
 
@@ -212,8 +210,7 @@ def _write_golden(model: Any, draft: Path, samples: Samples) -> NDArray[np.float
 
 
 def _with_drift(variant: Variant, draft: Path, images: NDArray[Any], expected: NDArray[np.float32]) -> Variant:
-    got = run_all(draft / variant.file, iter([images]))
-    return replace(variant, drift=float(np.abs(got - expected).max()) / (float(np.abs(expected).max()) or 1.0))
+    return replace(variant, drift=relative_error(expected, run_all(draft / variant.file, iter([images]))))
 
 
 def _check_description(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,10 +74,47 @@ def quality_text(quality: Mapping[str, Any]) -> str:
     return text
 
 
+@dataclass
+class Panel:
+    """Images, and what float32 answers to them: who judges lower precisions.
+
+    Args:
+        source: the float32 ONNX file.
+        batches: gives batches for the graph's input.
+        targets: the class of each image, or None.
+        classes: whether the outputs are classes, not features.
+    """
+
+    source: Path
+    batches: Callable[[], Iterator[NDArray[Any]]]
+    targets: NDArray[np.int64] | None
+    classes: bool
+
+    @cached_property
+    def reference(self) -> NDArray[np.float32]:
+        """What float32 answers, asked once for all precisions."""
+        return run_all(self.source, self.batches())
+
+    def judge(self, file: Path, layers: tuple[str, ...]) -> Quality:
+        """How a file decides, in which these layers stayed in float32."""
+        expected, got = self.reference, run_all(file, self.batches())
+        if not self.classes:
+            own, other = (values.reshape(len(values), -1).astype(np.float64) for values in (expected, got))
+            scale = np.linalg.norm(own, axis=1) * np.linalg.norm(other, axis=1)
+            cosine = np.divide((own * other).sum(1), scale, out=np.zeros(len(own)), where=scale > 0)
+            return Quality(len(own), float(np.nan_to_num(cosine).mean()), None, None, layers)
+        if not np.isfinite(got).all():
+            return Quality(len(expected), 0.0, None, None, layers)
+        own, other = expected.argmax(-1), got.argmax(-1)
+        agreement = _share(own == other)
+        if self.targets is None:
+            return Quality(len(own), agreement, None, None, layers)
+        return Quality(len(own), agreement, _share(other == self.targets), _share(own == self.targets), layers)
+
+
 class Lowered(Protocol):
     """A lower precision of a float32 ONNX file: `Int8` or `Float16`."""
 
-    source: Path
     kept: frozenset[str]  # nodes that it cannot take
 
     def write(self, file: Path, kept: Collection[str]) -> None:
@@ -86,24 +124,14 @@ class Lowered(Protocol):
         """Groups of nodes, the most sensitive first."""
 
 
-def pass_gate(
-    lowered: Lowered,
-    file: Path,
-    batches: Callable[[], Iterator[NDArray[Any]]],
-    targets: NDArray[np.int64] | None,
-    gate: Gate,
-    classes: bool,
-    say: Callable[[str], None],
-) -> Quality:
+def pass_gate(lowered: Lowered, file: Path, panel: Panel, gate: Gate, say: Callable[[str], None]) -> Quality:
     """Write a lower precision, returning its most sensitive layers to float32 one by one until the gate opens.
 
     Args:
         lowered: the lower precision.
         file: to write.
-        batches: gives batches for the graph's input to judge on.
-        targets: the class of each image, or None.
+        panel: judges it.
         gate: what must be kept.
-        classes: whether the outputs are classes, not features.
         say: called with a line on each repair.
 
     Returns:
@@ -112,18 +140,17 @@ def pass_gate(
     Raises:
         ExportError: when it does not pass with all layers in float32.
     """
-    reference = run_all(lowered.source, batches())
     kept = lowered.kept
 
     def judge() -> Quality:
         lowered.write(file, kept)
         layers = tuple(dict.fromkeys(name.split("/")[0] for name in sorted(kept)))
-        return _judge(reference, run_all(file, batches()), targets, classes, layers)
+        return panel.judge(file, layers)
 
     quality = judge()
     if quality.passes(gate):
         return quality
-    for unit in lowered.rank(next(batches())):
+    for unit in lowered.rank(next(panel.batches())):
         if kept.issuperset(unit):
             continue
         say(f"{quality_text(asdict(replace(quality, float_layers=())))}: returning {', '.join(unit)} to float32")
@@ -135,25 +162,6 @@ def pass_gate(
         f"{file.name} {quality}, and the gate wants {gate.agreement:.2%} and at most {gate.top1_loss:.2%} of top-1 "
         "lost: give more images, or another gate= (--agreement, --top1-loss)"
     )
-
-
-def _judge(
-    expected: NDArray[Any],
-    got: NDArray[Any],
-    targets: NDArray[np.int64] | None,
-    classes: bool,
-    layers: tuple[str, ...],
-) -> Quality:
-    if not classes:
-        own, other = (values.reshape(len(values), -1).astype(np.float64) for values in (expected, got))
-        scale = np.linalg.norm(own, axis=1) * np.linalg.norm(other, axis=1)
-        cosine = np.divide((own * other).sum(1), scale, out=np.zeros(len(own)), where=scale > 0)
-        return Quality(len(own), float(np.nan_to_num(cosine).mean()), None, None, layers)
-    if not np.isfinite(got).all():
-        return Quality(len(expected), 0.0, None, None, layers)
-    own, other = expected.argmax(-1), got.argmax(-1)
-    top1, top1_float32 = (None, None) if targets is None else (_share(other == targets), _share(own == targets))
-    return Quality(len(own), _share(own == other), top1, top1_float32, layers)
 
 
 def _share(true: NDArray[np.bool_]) -> float:

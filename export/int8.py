@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from keras_resnets.extras import extra
+from keras_resnets.quiet import quiet
 
 from .errors import ExportError
 from .graph import sort_nodes
@@ -29,33 +31,44 @@ _CONVOLUTIONAL = ("Conv", "Gemm", "MatMul", "Add", "Relu", "Clip", "MaxPool", "A
 _TRANSFORMER = ("Conv", "Gemm", "MatMul")
 
 
+class Calibration(NamedTuple):
+    """What int8 needs to know of a float32 graph: which operators are rounded, and the ranges of their tensors."""
+
+    operators: tuple[str, ...]
+    ranges: Any  # onnxruntime's TensorsData: the least and largest value of each tensor
+
+
+def calibrate(source: Path, batches: Iterator[NDArray[Any]]) -> Calibration:
+    """Run a float32 ONNX file on batches of its input."""
+    found = {node.op_type for node in onnx.load(source, load_external_data=False).graph.node}
+    operators = _TRANSFORMER if found & {"LayerNormalization", "Erf", "Gelu"} else _CONVOLUTIONAL
+    with TemporaryDirectory(prefix=".writing-", dir=source.parent) as scratch, _without_advice():
+        calibrator = quantization.create_calibrator(
+            source, list(operators), augmented_model_path=str(Path(scratch) / "calibration.onnx")
+        )
+        calibrator.collect_data(_Reader(batches))
+        return Calibration(operators, calibrator.compute_data())
+
+
 class Int8:
     """A float32 ONNX file as int8: quantized and dequantized (QDQ) tensors, weights with a scale for each channel.
 
     Args:
         source: the float32 file.
-        batches: for the graph's input, to calibrate with: ranges are the least and largest values.
+        calibration: of that file.
         symmetric: activations are signed with zero-point 0, as GPUs, TensorRT and ARM CPUs want them; otherwise
             unsigned with a zero-point, as x86 CPUs do. Without VNNI those saturate: check with `keras-resnets verify`.
-        scratch: an existing folder for temporary files.
     """
 
-    def __init__(self, source: Path, batches: Iterator[NDArray[Any]], symmetric: bool, scratch: Path) -> None:
+    def __init__(self, source: Path, calibration: Calibration, symmetric: bool) -> None:
         self.source, self.symmetric = source, symmetric
+        self.operators, self.ranges = calibration
         self.kept: frozenset[str] = frozenset()
-        found = {node.op_type for node in onnx.load(source, load_external_data=False).graph.node}
-        self.operators = _TRANSFORMER if found & {"LayerNormalization", "Erf", "Gelu"} else _CONVOLUTIONAL
-        with _quiet():
-            calibrator = quantization.create_calibrator(
-                source, list(self.operators), augmented_model_path=str(scratch / "calibration.onnx")
-            )
-            calibrator.collect_data(_Reader(batches))
-            self.ranges = calibrator.compute_data()
 
     def write(self, file: Path, kept: Collection[str]) -> None:
         """Write the quantized graph, with the nodes called `kept` in float32."""
         proto = onnx.shape_inference.infer_shapes(onnx.load(self.source))
-        with _quiet():
+        with _without_advice():
             quantizer = quantization.QDQQuantizer(
                 proto,
                 per_channel=True,
@@ -113,13 +126,6 @@ class _Reader(quantization.CalibrationDataReader):
         return None if batch is None else {INPUT: batch}
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the advice that onnxruntime logs to those who call its quantizer by hand."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+def _without_advice() -> AbstractContextManager[None]:
+    """Without what onnxruntime tells those who call its quantizer by hand."""
+    return quiet(logging.getLogger(), logging.ERROR)

@@ -75,10 +75,11 @@ def _error(own: NDArray[Any], other: NDArray[Any]) -> float | None:
     if own.ndim == 4 and other.ndim == 4:
         channels_first = own.transpose(0, 3, 1, 2)
         # Square images as deep as they are wide fit both ways: what is closer is what was meant.
-        errors = [_relative(form, other) for form in (own, channels_first) if form.shape == other.shape]
+        errors = [relative_error(form, other) for form in (own, channels_first) if form.shape == other.shape]
         return min(errors, default=None)
-    return _relative(own, other) if own.shape == other.shape else None
+    return relative_error(own, other) if own.shape == other.shape else None
 
 
-def _relative(own: NDArray[Any], other: NDArray[Any]) -> float:
+def relative_error(own: NDArray[Any], other: NDArray[Any]) -> float:
+    """max|a − b| / max|a|, or of nothing but zeros max|b|."""
     return float(np.abs(own - other).max()) / (float(np.abs(own).max()) or 1.0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from numpy.typing import NDArray
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from keras_resnets.bundle import Variant
 
 from .errors import ExportError
-from .gate import Gate, Lowered, pass_gate
+from .gate import Gate, Lowered, Panel, pass_gate
 from .half import Float16
-from .int8 import Int8
+from .int8 import Int8, calibrate
 from .samples import Samples
 from .verify import Prepare
 
@@ -44,8 +44,8 @@ def check_precisions(precisions: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in precisions if name != "float32"))
 
 
-def write_variant(
-    precision: str,
+def write_variants(
+    precisions: Sequence[str],
     float32: Variant,
     folder: Path,
     samples: Samples,
@@ -53,12 +53,12 @@ def write_variant(
     gate: Gate,
     classes: bool,
     say: Callable[[str], None],
-) -> Variant:
-    """Write one lower precision of a bundle's float32 graph.
+) -> list[Variant]:
+    """Write lower precisions of a bundle's float32 graph.
 
     Args:
-        precision: of `PRECISIONS`.
-        float32: the variant it is made of.
+        precisions: of `PRECISIONS`.
+        float32: the variant they are made of.
         folder: of the bundle's draft.
         samples: what to calibrate with, and to judge on.
         prepare: from the network's input to the graph's.
@@ -67,30 +67,35 @@ def write_variant(
         say: called with a line on each step.
 
     Returns:
-        The variant; its drift is not measured yet.
+        The variants; their drift is not measured yet.
 
     Raises:
-        ExportError: when it does not pass the gate.
+        ExportError: when one does not pass the gate.
     """
+    if not precisions:
+        return []
 
     def batches(rows: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
         return (prepare(batch) for batch in rows)
 
-    source, file = folder / float32.file, folder / f"model.{precision}.onnx"
-    if samples.images is None:
-        _warn(precision)
-    say(f"calibrating {precision}")
-    with TemporaryDirectory(prefix=".writing-", dir=folder) as scratch:
-        calibration = batches(samples.calibration())
+    source = folder / float32.file
+    panel = Panel(source, lambda: batches(samples.judged()), samples.judged_targets, classes)
+    calibration = cache(lambda: calibrate(source, batches(samples.calibration())))  # both kinds of int8 have the same
+    variants = []
+    for precision in precisions:
+        if samples.images is None:
+            _warn(precision)
+        say(f"calibrating {precision}")
         lowered: Lowered
         if precision == "float16":
-            lowered = Float16(source, calibration)
+            lowered = Float16(source, batches(samples.calibration()))
         else:
-            lowered = Int8(source, calibration, precision == "int8-symmetric", Path(scratch))
-    say(f"judging {precision}")
-    quality = pass_gate(lowered, file, lambda: batches(samples.judged()), samples.judged_targets, gate, classes, say)
-    real = {"real_images": samples.images is not None}
-    return Variant(file.name, precision, float32.opset, PRECISIONS[precision], 0.0, {**asdict(quality), **real})
+            lowered = Int8(source, calibration(), precision == "int8-symmetric")
+        say(f"judging {precision}")
+        file = folder / f"model.{precision}.onnx"
+        quality = {**asdict(pass_gate(lowered, file, panel, gate, say)), "real_images": samples.images is not None}
+        variants.append(Variant(file.name, precision, float32.opset, PRECISIONS[precision], 0.0, quality))
+    return variants
 
 
 def _warn(precision: str) -> None:

@@ -51,10 +51,10 @@ def open_session(file: Path, provider: str = "cpu", tensors: Sequence[str] = ())
 
 
 def active_providers(file: Path) -> tuple[str, ...]:
-    """The providers of this onnxruntime on which a file opens, in short: "cpu", "cuda", …"""
-    found = []
+    """The CPU, and what else this onnxruntime has and opens the file on, in short: "cpu", "cuda", …"""
+    found = ["cpu"]  # every onnxruntime has it, and who runs the file on it learns whether that opens
     for short, name in PROVIDERS.items():
-        if name in onnxruntime.get_available_providers():
+        if short != "cpu" and name in onnxruntime.get_available_providers():
             try:
                 open_session(file, short)
                 found.append(short)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,43 +73,69 @@ class Comparison:
         return asdict(self)
 
 
+class Case(NamedTuple):
+    """A batch of one kind of input, and the outputs that Keras gives for it."""
+
+    inputs: str
+    tensor: NDArray[np.float32]
+    expected: Mapping[str, NDArray[Any]]
+
+
+def ask(reference: Runners, probes: Mapping[str, NDArray[np.float32]]) -> tuple[Case, ...]:
+    """Run Keras on every probe at batch sizes 1, 3 and 17.
+
+    Args:
+        reference: the Keras model's outputs, see `keras_runners`.
+        probes: kind of input to a tensor [at least 1, height, width, channels]; rows repeat to fill a batch.
+
+    Raises:
+        ExportError: when Keras itself gives infinities or NaN.
+    """
+    cases = []
+    for kind, probe in probes.items():
+        for batch in BATCH_SIZES:
+            tensor = np.resize(probe, (batch, *probe.shape[1:]))
+            expected = {output: run(tensor) for output, run in reference.items()}
+            if not all(np.isfinite(values).all() for values in expected.values()):
+                raise ExportError(_NOT_FINITE.format(inputs=kind))
+            cases.append(Case(kind, tensor, expected))
+    return tuple(cases)
+
+
 def compare(
     reference: Runners,
     forms: Mapping[Form, Runners],
-    probes: Mapping[str, NDArray[np.float32]],
+    cases: Sequence[Case],
     tolerance: float | None,
     locate: Callable[[Form, NDArray[np.float32]], str] = lambda form, tensor: "",
 ) -> tuple[Comparison, ...]:
-    """Run every form on every probe at batch sizes 1, 3 and 17.
+    """Run every form on every case.
 
     Args:
         reference: the Keras model's outputs, see `keras_runners`.
         forms: what was exported, with the same outputs.
-        probes: kind of input to a tensor [at least 1, height, width, channels]; rows repeat to fill a batch.
+        cases: what it gave, see `ask`.
         tolerance: largest allowed max|a − b| / max|a|, see `_allowed` for probabilities; None: any that is finite.
         locate: says where a form that drifts leaves Keras on an input, for the message.
 
     Raises:
-        ExportError: when a figure exceeds the tolerance, or Keras itself gives infinities or NaN.
+        ExportError: when a figure exceeds the tolerance.
     """
     # What one form cannot give (logits behind a layout change, say) is compared in none, and loosens nothing.
-    shared = {output: run for output, run in reference.items() if all(output in form for form in forms.values())}
+    shared = [output for output in reference if all(output in form for form in forms.values())]
     rows = []
-    for kind, probe in probes.items():
-        for batch in BATCH_SIZES:
-            tensor = np.resize(probe, (batch, *probe.shape[1:]))
-            expected = {output: run(tensor) for output, run in shared.items()}
-            if not all(np.isfinite(values).all() for values in expected.values()):
-                raise ExportError(_NOT_FINITE.format(inputs=kind))
-            allowed = _allowed(expected, tolerance)
-            rows += [
-                _row((*form, output, kind), values, runners[output](tensor), allowed[output])
-                for output, values in expected.items()
-                for form, runners in forms.items()
-            ]
+    for case in cases:
+        expected = {output: case.expected[output] for output in shared}
+        allowed = _allowed(expected, tolerance)
+        rows += [
+            _row((*form, output, case.inputs), values, runners[output](case.tensor), allowed[output])
+            for output, values in expected.items()
+            for form, runners in forms.items()
+        ]
     worst = max(rows, key=lambda row: np.nan_to_num(row.max_error / (row.allowed or np.inf), nan=np.inf), default=None)
     if worst and not worst.max_error <= (np.finfo(np.float32).max if worst.allowed is None else worst.allowed):
-        form, first = Form(worst.runtime, worst.provider, worst.precision), probes[worst.inputs][:1]
+        form = Form(worst.runtime, worst.provider, worst.precision)
+        first = next(case.tensor[:1] for case in cases if case.inputs == worst.inputs)
         limit = "finite ones" if worst.allowed is None else f"{worst.allowed:.0e}"
         raise ExportError(
             f"{form} drifts from Keras by {worst.max_error:.2e} of the largest value (allowed: "

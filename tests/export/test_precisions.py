@@ -15,7 +15,7 @@ from keras_resnets.bundle import Bundle
 from keras_resnets.cli import main
 from keras_resnets.data import load_digits
 from keras_resnets.export import DataFreeWarning, ExportError, Gate, to_bundle
-from keras_resnets.export.gate import Quality, pass_gate
+from keras_resnets.export.gate import Panel, Quality, pass_gate
 from keras_resnets.models.files import describe
 from keras_resnets.serving import Engine
 
@@ -206,11 +206,9 @@ def test_what_no_repair_helps_is_not_written(trained, options, tmp_path):
     options.pop("targets")
     bundle = to_bundle(keras.models.load_model(trained), tmp_path / "b", **options)
     batch = options["preprocessing"].normalize(options["images"][:64])
+    panel = Panel(bundle.path / "model.onnx", lambda: iter([batch]), None, classes=True)
     with pytest.raises(ExportError, match=r"agrees with float32 on .*give more images, or another gate="):
-        pass_gate(
-            Broken(bundle.path / "model.onnx"), tmp_path / "broken.onnx", lambda: iter([batch]), None, Gate(), True,
-            lambda line: None,
-        )  # fmt: skip
+        pass_gate(Broken(bundle.path / "model.onnx"), tmp_path / "broken.onnx", panel, Gate(), lambda line: None)
 
 
 def test_a_failed_gate_leaves_no_bundle(trained, options, tmp_path, monkeypatch):
