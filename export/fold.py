@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from keras_resnets.extras import extra
 
 from .merge import Values, merge
+from .stream import Large, tensor_of
 
 with extra("export"):
     import onnx
@@ -22,12 +22,15 @@ with extra("export"):
     from onnx.reference import ReferenceEvaluator
 
 
-def fill(model: Any, weights: Mapping[str, Callable[[], NDArray[Any]]]) -> None:
+def fill(model: Any, weights: Mapping[str, Callable[[], NDArray[Any]]]) -> Large:
     """Replace the weight inputs of an ONNX model by folded initializers, in place.
 
     Args:
         model: a ModelProto whose graph inputs include the names of `weights`.
         weights: graph input name to a function that gives its array.
+
+    Returns:
+        The large arrays, beside the message; see stream.py.
     """
     graph = model.graph
     constant, rest = _split(graph, set(weights))
@@ -39,9 +42,10 @@ def fill(model: Any, weights: Mapping[str, Callable[[], NDArray[Any]]]) -> None:
         del field[:]
     graph.node.extend(nodes)
     graph.input.extend(images)
-    # numpy_helper copies: give up each array once it is in the graph.
+    large: Large = []
     for name in sorted(used & set(values)):
-        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values.pop(name)), name))
+        graph.initializer.append(tensor_of(values.pop(name), name, large))
+    return large
 
 
 def _split(graph: Any, weights: set[str]) -> tuple[list[Any], list[Any]]:

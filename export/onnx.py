@@ -24,6 +24,7 @@ from .fold import fill
 from .graph_form import GraphForm
 from .naming import name_by_layer
 from .pixels import take_pixels
+from .stream import Large, write
 from .trace import INPUT, Skeleton, interface, skeleton
 from .unsupported import check_operators, conversion_error
 
@@ -33,8 +34,6 @@ with extra("export"):
     from tf2onnx import tfonnx
 with extra("serve"):
     import onnxruntime
-
-MAX_BYTES = 2**31 - 2**20  # a protobuf message cannot be larger than 2 GiB; the rest is for the nodes
 
 
 def to_onnx(
@@ -105,30 +104,18 @@ def _write(
     try:
         # The scratch folder lies there too, so that a bundle's draft holds whatever a killed export leaves.
         with atomic_file(path) as draft, TemporaryDirectory(prefix=".writing-", dir=draft.parent) as scratch:
-            proto = convert(model, Path(scratch), form)
+            proto, large = convert(model, Path(scratch), form)
             if form.pixels and preprocessing:
-                take_pixels(proto, preprocessing)
+                take_pixels(proto, large, preprocessing)
             if form.layout == "nchw":
                 take_channels_first(proto.graph)
             if form.top_k:
                 give_top(proto.graph, form.top_k)
             onnx.helper.set_model_props(proto, metadata)
-            if sum(len(item.raw_data) for item in proto.graph.initializer) <= MAX_BYTES:
-                draft.write_bytes(proto.SerializeToString())
-            else:
-                _write_in_two(proto, Path(scratch), draft, path)
+            write(proto, large, draft, path.with_name(f"{path.name}.data"))
             _check(draft, model.name)
     except OSError as error:
         raise ExportError(f"cannot write {path}: {error}") from error
-
-
-def _write_in_two(proto: Any, scratch: Path, draft: Path, path: Path) -> None:
-    """The weights into FILE.data, in their place before the graph that points to them."""
-    data = f"{path.name}.data"
-    onnx.save_model(proto, scratch / "model.onnx", save_as_external_data=True, location=data)
-    with atomic_file(path.with_name(data)) as weights:
-        (scratch / data).replace(weights)
-    (scratch / "model.onnx").replace(draft)
 
 
 def _check(file: Path, name: str) -> None:
@@ -151,17 +138,17 @@ def check_pixels(model: Any, preprocessing: Preprocessing | None) -> None:
         )
 
 
-def convert(model: Any, scratch: Path, form: GraphForm) -> Any:
-    """The ONNX ModelProto of a Keras model; see `to_onnx`."""
+def convert(model: Any, scratch: Path, form: GraphForm) -> tuple[Any, Large]:
+    """The ONNX ModelProto of a Keras model, and its large arrays; see `to_onnx`."""
     face = interface(model)
     traced = skeleton(model)
     layers = {layer.name for layer in model._flatten_layers() if layer is not model}
     proto = _optimize(_convert_graph(traced, model.name, layers, form.opset), scratch)
-    fill(proto, traced.weights)
+    large = fill(proto, traced.weights)
     name_by_layer(proto.graph, layers, INPUT, face.output)
     _describe(proto, model.name, face.input_shape, (None, *model.outputs[0].shape[1:]))
     proto.ir_version = form.ir_version
-    return proto
+    return proto, large
 
 
 def _convert_graph(traced: Skeleton, name: str, layers: set[str], opset: int) -> Any:

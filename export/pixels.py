@@ -11,6 +11,7 @@ from keras_resnets.extras import extra
 from keras_resnets.preprocessing import Preprocessing
 
 from .graph import attribute
+from .stream import Large, array_of, tensor_of
 
 with extra("export"):
     import onnx
@@ -19,7 +20,7 @@ with extra("export"):
 _PASSING = ("Transpose", "Pad")  # may stand between the input and the first convolution
 
 
-def take_pixels(model: Any, preprocessing: Preprocessing) -> None:
+def take_pixels(model: Any, large: Large, preprocessing: Preprocessing) -> None:
     """Change the input of an ONNX model from normalised float32 to uint8 pixels of the same shape, in place.
 
     A pixel p of channel c becomes (p · scale − mean) / std = (p − m) · a, with m = mean / scale and a = scale / std.
@@ -28,6 +29,7 @@ def take_pixels(model: Any, preprocessing: Preprocessing) -> None:
 
     Args:
         model: a ModelProto whose first input is [batch, height, width, channels] and whose other values are stored.
+        large: its large arrays; see stream.py.
         preprocessing: what `model` expects to have been done; nearest sizes and crops are not part of it.
     """
     graph = model.graph
@@ -41,7 +43,7 @@ def take_pixels(model: Any, preprocessing: Preprocessing) -> None:
     first = _first_convolution(graph, images.name)
     nodes = [onnx.helper.make_node("Cast", [images.name], [pixels], pixels, to=onnx.TensorProto.FLOAT)]
     if first:
-        padded = _scale_kernel(graph, first, factor, shift, order)
+        padded = _scale_kernel(graph, large, first, factor, shift, order)
         if padded and shift.any():
             nodes.append(_with(graph, "Sub", pixels, f"{images.name}/centred", shift[order]))
     else:
@@ -94,25 +96,27 @@ def _passes(node: Any, graph: Any) -> bool:
     return node.input[2] in stored and not numpy_helper.to_array(stored[node.input[2]]).any()
 
 
-def _scale_kernel(graph: Any, path: list[Any], factor: NDArray[Any], shift: NDArray[Any], order: slice) -> bool:
+def _scale_kernel(
+    graph: Any, large: Large, path: list[Any], factor: NDArray[Any], shift: NDArray[Any], order: slice
+) -> bool:
     """Fold the factor and, where nothing pads, the shift into the convolution; returns whether something pads."""
     conv = path[-1]
     stored = {item.name: item for item in graph.initializer}
-    kernel = numpy_helper.to_array(stored[conv.input[1]]).astype(np.float64)  # [out, in, height, width]
+    kernel = array_of(stored[conv.input[1]], large).astype(np.float64)  # [out, in, height, width]
     scaled = kernel * factor[:, None, None]
     pads = attribute(conv, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or any(attribute(conv, "pads", []))
     padded = pads or any(node.op_type == "Pad" for node in path)
     if not padded:
-        bias = numpy_helper.to_array(stored[conv.input[2]]).astype(np.float64) if len(conv.input) > 2 else 0.0
+        bias = array_of(stored[conv.input[2]], large).astype(np.float64) if len(conv.input) > 2 else 0.0
         name = f"{conv.output[0]}/bias"
-        _store(graph, name, bias - (scaled * shift[:, None, None]).sum((1, 2, 3)))
+        _store(graph, large, name, bias - (scaled * shift[:, None, None]).sum((1, 2, 3)))
         conv.input[:] = [*conv.input[:2], name]
-    _store(graph, conv.input[1], scaled[:, order])
+    _store(graph, large, conv.input[1], scaled[:, order])
     return padded
 
 
-def _store(graph: Any, name: str, values: NDArray[Any]) -> None:
-    tensor = numpy_helper.from_array(np.ascontiguousarray(values, np.float32), name)
+def _store(graph: Any, large: Large, name: str, values: NDArray[Any]) -> None:
+    tensor = tensor_of(values.astype(np.float32), name, large)
     for item in graph.initializer:
         if item.name == name:
             item.CopyFrom(tensor)

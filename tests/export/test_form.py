@@ -140,7 +140,8 @@ def test_the_opset_is_what_the_runtime_reads(version, opset, ir, net, tmp_path):
 
 
 def test_weights_beyond_a_message_s_size_go_into_a_file_of_their_own(net, tmp_path, monkeypatch):
-    monkeypatch.setattr("keras_resnets.export.onnx.MAX_BYTES", 10_000)
+    monkeypatch.setattr("keras_resnets.export.stream.LARGE", 1_000)
+    monkeypatch.setattr("keras_resnets.export.stream.MAX_BYTES", 10_000)
     file = to_onnx(net, tmp_path / "m.onnx")
     assert {item.name for item in tmp_path.iterdir()} == {"m.onnx", "m.onnx.data"}
     assert file.stat().st_size < 0.2 * (tmp_path / "m.onnx.data").stat().st_size
