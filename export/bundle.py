@@ -29,7 +29,7 @@ from .runtime import active_providers, run_all
 from .samples import GATE_ROWS, PROBE_ROWS, Samples, choose_samples
 from .saved_model import to_saved_model
 from .trace import INPUT, Interface, interface
-from .verify import Comparison, Form, Prepare, ask, compare, keras_runners, onnx_runners, saved_model_runners
+from .verify import Comparison, Form, Prepare, ask, compare, keras_runner, onnx_runner, saved_model_runners
 
 TOLERANCE = 1e-4
 _ONNX, _SAVED_MODEL, _GOLDEN = "model.onnx", "saved_model", "golden.npz"
@@ -185,13 +185,13 @@ def _verify(
             return ""
         return part_ways(errors_by_layer(model, draft / _ONNX, tensor, prepare), tolerance)
 
-    reference = keras_runners(model)
+    reference = keras_runner(model)
     cases = ask(reference, samples.probes)
     rows: list[Comparison] = []
     for variant in variants:
         file = draft / variant.file
         forms = {
-            Form("onnxruntime", provider, variant.precision): onnx_runners(file, prepare, provider)
+            Form("onnxruntime", provider, variant.precision): onnx_runner(file, prepare, provider)
             for provider in active_providers(file)
         }
         exact = variant.precision == "float32"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -141,18 +142,39 @@ def last_layer(model: Any) -> Any:
 @contextmanager
 def linear_head(model: Any) -> Iterator[bool]:
     """Let a model that ends in softmax or sigmoid give its logits; yields whether it does."""
+    with _squashing_by(model, lambda logits, squash: logits) as squashing:
+        yield squashing
+
+
+@contextmanager
+def tapped_head(model: Any) -> Iterator[list[Any]]:
+    """Put the logits of each call beside what a model that ends in softmax or sigmoid gives; otherwise nothing."""
+    tapped: list[Any] = []
+
+    def tap(logits: Any, squash: Callable[[Any], Any]) -> Any:
+        tapped.append(logits)
+        return squash(logits)
+
+    with _squashing_by(model, tap):
+        yield tapped
+
+
+@contextmanager
+def _squashing_by(model: Any, function: Callable[[Any, Callable[[Any], Any]], Any]) -> Iterator[bool]:
+    """Let a function of the logits, and of the softmax or sigmoid, do the work of that; yields whether there is one."""
     last = last_layer(model)
     if not squashes(last):
         yield False
     elif isinstance(last, keras.layers.Softmax):
-        object.__setattr__(last, "call", lambda inputs, mask=None: inputs)
+        own = last.call
+        object.__setattr__(last, "call", lambda inputs, mask=None: function(inputs, partial(own, mask=mask)))
         try:
             yield True
         finally:
             object.__delattr__(last, "call")
     else:
         activation = last.activation
-        last.activation = keras.activations.linear
+        last.activation = lambda logits: function(logits, activation)
         try:
             yield True
         finally:

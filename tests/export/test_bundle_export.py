@@ -151,8 +151,13 @@ def test_probabilities_alone_are_held_to_the_tolerance():
     """Without logits to vouch for them, probabilities get no allowance."""
     logits = np.array([[9.0, 0.0]])
     right, wrong = np.array([[0.9, 0.1]]), np.array([[0.9005, 0.0995]])
-    reference = {"probabilities": lambda tensor: right[:1].repeat(len(tensor), 0), "logits": lambda tensor: logits}
-    form = {"probabilities": lambda tensor: wrong.repeat(len(tensor), 0)}
+
+    def reference(tensor):
+        return {"probabilities": right.repeat(len(tensor), 0), "logits": logits.repeat(len(tensor), 0)}
+
+    def form(tensor):
+        return {"probabilities": wrong.repeat(len(tensor), 0)}
+
     cases = ask(reference, {"noise": np.ones((1, 2, 2, 1), np.float32)})
     with pytest.raises(ExportError, match=r"drifts from Keras by 5\.56e-04"):
         compare(reference, {Form("form"): form}, cases, 1e-4)
