@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_resnets.preprocessing import Preprocessing
+from keras_resnets.untrusted import parse_json
 
 MANIFEST = "bundle.json"
 FORMAT = "keras-resnets-bundle"
@@ -112,7 +113,7 @@ class Manifest:
             BundleError: when it is not JSON, not a bundle's, of a newer version, or has missing or wrong fields.
         """
         try:
-            data = json.loads(text)
+            data = parse_json(text)
         except ValueError as error:
             raise BundleError(f"{MANIFEST} is not valid JSON: {error}") from None
         if not isinstance(data, dict) or data.pop("format", None) != FORMAT:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from keras_resnets.data.encoded import RecordSplit
 from keras_resnets.data.records import Keys, Shards, open_shards
 from keras_resnets.labels import imagenet
 from keras_resnets.preprocessing import Preprocessing
+from keras_resnets.untrusted import parse_json
 
 _SHARD = re.compile(r".*-(\d{5})-of-(\d{5})")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -119,7 +119,7 @@ def _class_names(version: Path) -> tuple[str, ...]:
 
 def _json(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{file} cannot be read: {error}") from error
 

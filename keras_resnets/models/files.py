@@ -14,6 +14,7 @@ from keras_resnets.labels import Prediction, decode_predictions
 from keras_resnets.models.layers import allow_depth
 from keras_resnets.models.tensors import UNREADABLE
 from keras_resnets.preprocessing import ImageLike, Preprocessing
+from keras_resnets.untrusted import parse_json
 from keras_resnets.weights import WeightsError
 
 with extra("tensorflow"):
@@ -93,7 +94,7 @@ def parse_card(text: str | bytes) -> Card:
         ValueError: when it is not such a record.
     """
     try:
-        stored = json.loads(text)
+        stored = parse_json(text)
         preprocessing, architecture = stored.get("preprocessing"), stored.get("architecture")
         return Card(
             Preprocessing.from_dict(preprocessing) if preprocessing else None,
@@ -160,7 +161,7 @@ def load_model(path: str | Path) -> Any:
         raise WeightsError(f"model file {path} does not exist")
     try:
         with zipfile.ZipFile(path) as archive:
-            config = json.loads(archive.read("config.json"))
+            config = parse_json(archive.read("config.json"))
         allow_depth(len(config["config"].get("layers", ())))
         if "keras_resnets>" in json.dumps(config):
             import keras_resnets.models.vit  # noqa: F401  (registers its layer)
