@@ -14,6 +14,7 @@ from keras_resnets import __version__
 from keras_resnets.cli_evaluate import add_evaluate
 from keras_resnets.cli_export import add_export
 from keras_resnets.cli_launch import add_launch
+from keras_resnets.cli_serve import add_serve
 from keras_resnets.cli_train import add_train
 from keras_resnets.cli_verify import add_verify
 from keras_resnets.cli_weights import add_weights
@@ -27,6 +28,7 @@ _EPILOG = """examples:
   keras-resnets export runs/digits digits     a verified bundle from that run
   keras-resnets verify digits                 hashes and golden sample, wherever the bundle landed
   keras-resnets predict digits photo.png      the most probable classes, through ONNX Runtime
+  keras-resnets serve digits                  answer requests over HTTP
   keras-resnets doctor                        versions, devices and providers of this machine
 """
 
@@ -99,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_list(commands)
     _add_info(commands)
     add_weights(commands, _command)
-    for add_with in (add_train, add_launch, add_evaluate, add_export, add_verify):
+    for add_with in (add_train, add_launch, add_evaluate, add_export, add_verify, add_serve):
         add_with(commands, _command)
     for add in (_add_predict, _add_doctor, _add_demo):
         add(commands)

@@ -10,7 +10,7 @@ _MODULES = {
     "pretrained": ("huggingface_hub", "safetensors", "pooch"),
     "tensorflow": ("tensorflow", "keras", "sklearn", "h5py", "huggingface_hub", "safetensors", "pooch"),
     "export": ("tensorflow", "keras", "tf2onnx", "onnx"),
-    "serve": ("onnxruntime",),
+    "serve": ("onnxruntime", "orjson", "prometheus_client", "starlette", "uvicorn", "python_multipart"),
     "study": ("matplotlib",),
 }
 _HINTS = {

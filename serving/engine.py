@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ class Engine:
         precision: which variant; by default the bundle's first.
         threads: threads of one operator; by default the CPUs that this process may use.
         batch_size: images a session call at most.
+        spin: whether threads that wait keep their cores busy, which is faster where nothing else needs these.
 
     Attributes:
         variant: of the bundle, that runs.
@@ -48,6 +49,7 @@ class Engine:
         precision: str | None = None,
         threads: int | None = None,
         batch_size: int = 32,
+        spin: bool = True,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
@@ -55,7 +57,7 @@ class Engine:
         self.batch_size = batch_size
         self.variant = variant = self.bundle.variant(precision)
         self.bundle.check([*self.bundle.graph_files(variant), self.bundle.manifest.golden])
-        self.session = open_session(self.bundle.path / variant.file, provider, threads)
+        self.session = open_session(self.bundle.path / variant.file, provider, threads, spin)
         self.golden_drift = self.check_golden()
 
     def run(self, tensor: NDArray[Any]) -> NDArray[np.float32]:
@@ -97,11 +99,11 @@ class Engine:
         many = _as_images(images)
         outputs = []
         while part := list(islice(many, self.batch_size)):
-            outputs.append(self._run(self._input(part)))
+            outputs.append(self._run(self.input_of(part)))
         if not outputs:
             return np.empty((0, len(manifest.labels or ())), np.float32)
         scores = np.concatenate(outputs)
-        return _softmax(scores) if manifest.output_kind == "logits" else scores
+        return softmax(scores) if manifest.output_kind == "logits" else scores
 
     def predict(self, images: ImageLike | Iterable[ImageLike], top: int = 5) -> list[list[Prediction]]:
         """The `top` most probable classes of each image, best first.
@@ -148,7 +150,12 @@ class Engine:
             )
         return drift
 
-    def _input(self, images: list[ImageLike]) -> NDArray[Any]:
+    def input_of(self, images: Sequence[ImageLike]) -> NDArray[Any]:
+        """What `run` takes, from images; the bundle must have a preprocessing.
+
+        Raises:
+            ImageError: when one cannot be read.
+        """
         preprocessing, kind = self.bundle.manifest.preprocessing, self.bundle.manifest.input_type
         assert preprocessing is not None
         if kind == "uint8":
@@ -175,7 +182,8 @@ def _as_images(images: Any) -> Iterator[ImageLike]:
     return iter(images)
 
 
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities of logits [..., classes]."""
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     scores: NDArray[np.float32] = shifted / shifted.sum(axis=-1, keepdims=True)
     return scores

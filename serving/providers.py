@@ -25,13 +25,16 @@ class ProviderError(RuntimeError):
     """An execution provider that was asked for and is not active."""
 
 
-def open_session(model: str | Path | bytes, provider: str = "cpu", threads: int | None = None) -> Any:
+def open_session(
+    model: str | Path | bytes, provider: str = "cpu", threads: int | None = None, spin: bool = True
+) -> Any:
     """An onnxruntime.InferenceSession that really uses `provider`.
 
     Args:
         model: an ONNX file, or its bytes.
         provider: "cpu", "openvino", "cuda" or "tensorrt".
         threads: threads of one operator; by default the CPUs that this process may use.
+        spin: whether threads that wait keep their cores busy, which is faster where nothing else needs these.
 
     Raises:
         ProviderError: for an unknown provider, one that this onnxruntime does not have, or one that it
@@ -52,6 +55,8 @@ def open_session(model: str | Path | bytes, provider: str = "cpu", threads: int 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or usable_cpus()
+    if not spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if provider != "cpu":
         # Without this, nodes that the provider cannot take run on the CPU unnoticed.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

@@ -1,0 +1,100 @@
+"""The command `keras-resnets serve`: parse, call the library."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_KEY = "KERAS_RESNETS_API_KEY"
+
+
+def add_serve(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add `serve` to the program's commands."""
+    parser = command(
+        commands, "serve", _serve, "answer requests over HTTP with bundles and ONNX files",
+        "  keras-resnets serve digits                        on http://127.0.0.1:8000\n"
+        "  curl --data-binary @photo.png http://127.0.0.1:8000/v1/classify/digits\n"
+        "  keras-resnets serve cats=bundles/cats other.onnx --precision int8 --host 0.0.0.0 --port 80\n"
+        "  keras-resnets serve --repository models --control --workers 2 --max-batch 32 --queue-delay 2",
+    )  # fmt: skip
+    parser.add_argument("models", nargs="*", metavar="[NAME=]BUNDLE", help="bundles and ONNX files")
+    parser.add_argument(
+        "--repository", type=Path, metavar="FOLDER", help="serve FOLDER/NAME and FOLDER/NAME/VERSION too"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="to listen on (default: %(default)s, this machine alone)")
+    parser.add_argument("--port", type=int, default=8000, help="0: any free one (default: %(default)s)")
+    _add_running(parser)
+    _add_limits(parser)
+    parser.add_argument("--control", action="store_true", help="let requests load and unload models")
+    parser.add_argument("--api-key-file", type=Path, metavar="FILE", help=f"clients must send this key (or {_KEY})")
+    parser.add_argument("--tls-certificate", type=Path, metavar="FILE", help="serve HTTPS with this certificate (PEM)")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, where that is another file")
+    parser.add_argument("--log-format", choices=["text", "json"], default="text")
+    parser.add_argument("--quiet", action="store_true", help="log errors only")
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how models are run")
+    group.add_argument("--provider", default="cpu", choices=["cpu", "openvino", "cuda", "tensorrt"])
+    group.add_argument("--precision", help="of the bundles (default: each one's first)")
+    group.add_argument("--workers", type=int, default=1, help="batches that run at once (default: %(default)s)")
+    group.add_argument("--threads", type=int, help="of one batch (default: the CPUs, divided among the workers)")
+    group.add_argument("--max-batch", type=int, default=16, metavar="ROWS", help="default: %(default)s")
+    group.add_argument(
+        "--queue-delay", type=float, default=0.0, metavar="MS",
+        help="milliseconds that a free worker waits for a fuller batch (default: %(default)g)",
+    )  # fmt: skip
+    group.add_argument("--max-queue", type=int, default=256, metavar="ROWS", help="that may wait (default: %(default)s)")
+    group.add_argument(
+        "--deadline", type=float, default=10.0, metavar="S", help="seconds of a request (default: %(default)g)"
+    )
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("limits")
+    group.add_argument("--max-body", type=float, default=64, metavar="MB", help="of a request (default: %(default)g)")
+    group.add_argument("--max-concurrency", type=int, default=1000, metavar="N", help="requests (default: %(default)s)")
+    group.add_argument("--max-connections", type=int, default=1024, metavar="N", help="default: %(default)s")
+    group.add_argument("--header-timeout", type=float, default=10, metavar="S", help="default: %(default)g s")
+    group.add_argument("--body-timeout", type=float, default=60, metavar="S", help="default: %(default)g s")
+    group.add_argument(
+        "--drain", type=float, default=30, metavar="S", help="for accepted requests after SIGTERM (default: %(default)g)"
+    )
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from keras_resnets.serving.app import Limits
+    from keras_resnets.serving.connection import ConnectionLimits
+    from keras_resnets.serving.served import Settings
+    from keras_resnets.serving.server import ServerOptions, log_to_stderr, serve
+
+    settings = Settings(
+        provider=options.provider, precision=options.precision, threads=options.threads, workers=options.workers,
+        max_batch=options.max_batch, queue_delay=options.queue_delay / 1000, max_queue=options.max_queue,
+        deadline=options.deadline,
+    )  # fmt: skip
+    log_to_stderr(options.log_format == "json", 40 if options.quiet else 20)
+    serve(
+        options.models, options.repository, settings,
+        ServerOptions(
+            host=options.host, port=options.port, api_key=_key(options.api_key_file), control=options.control,
+            certificate=options.tls_certificate, private_key=options.tls_key, drain=options.drain,
+            limits=Limits(body=int(options.max_body * 2**20), concurrency=options.max_concurrency),
+            connections=ConnectionLimits(
+                connections=options.max_connections, header_seconds=options.header_timeout,
+                body_seconds=options.body_timeout,
+            ),
+        ),
+    )  # fmt: skip
+    return 0
+
+
+def _key(file: Path | None) -> str | None:
+    """A key on the command line could be read by everybody on the machine."""
+    key = file.read_text(encoding="utf-8").strip() if file else os.environ.get(_KEY)
+    if file and not key:
+        raise ValueError(f"{file} holds no key")
+    return key or None

@@ -1,0 +1,161 @@
+"""Runs the application on uvicorn: loads while it listens, and on SIGTERM answers what it accepted before it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from keras_resnets.extras import extra
+
+from .app import App, Limits
+from .connection import ConnectionLimits, limited
+from .metrics import Metrics
+from .repository import Repository
+from .served import Settings
+
+with extra("serve"):
+    import uvicorn
+
+_LOG = logging.getLogger(__name__)
+_FIELDS = ("request_id", "model", "status")
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Where and for whom a server listens; see the command line's options.
+
+    Args:
+        host, port: to listen on; port 0 is any that is free.
+        api_key: that clients must send.
+        control: whether models may be loaded and unloaded by request.
+        certificate, private_key: files for TLS.
+        drain: seconds that accepted requests may still take after SIGTERM.
+        limits, connections: see there.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_key: str | None = None
+    control: bool = False
+    certificate: Path | None = None
+    private_key: Path | None = None
+    drain: float = 30.0
+    limits: Limits = field(default_factory=Limits)
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
+
+
+class ServeError(RuntimeError):
+    """The server could not start."""
+
+
+def make_app(named: Sequence[str], folder: Path | None, settings: Settings, options: ServerOptions) -> App:
+    """The application, with nothing loaded yet.
+
+    Args:
+        named, folder: see `Repository`.
+        settings: how models are run.
+        options: see there.
+
+    Raises:
+        RepositoryError: when something named does not exist.
+    """
+
+    def queues() -> list[tuple[str, str, int, int]]:
+        return [
+            (model.name, model.version, model.batcher.waiting, model.batcher.running) for model in repository.models()
+        ]
+
+    metrics = Metrics(queues)
+    repository = Repository(named, folder, settings, metrics.batch)
+    return App(repository, metrics, options.limits, options.api_key, options.control)
+
+
+def serve(named: Sequence[str], folder: Path | None, settings: Settings, options: ServerOptions) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Raises:
+        RepositoryError: when something named does not exist.
+        ServeError: when a model cannot be loaded, or the port is taken.
+    """
+    app = make_app(named, folder, settings, options)
+    tls: dict[str, Any] = {}
+    if options.certificate:
+        tls = {"ssl_certfile": str(options.certificate), "ssl_keyfile": options.private_key}
+    config = uvicorn.Config(
+        app, host=options.host, port=options.port, http=limited(options.connections), ws="none", lifespan="off",
+        log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=int(options.drain) or 1,
+        backlog=2048, **tls,
+    )  # fmt: skip
+    server = _Server(config, app, time.monotonic())
+    try:
+        server.run()
+    except SystemExit as error:  # uvicorn's word for a port that is taken
+        raise ServeError(f"cannot listen on {options.host}:{options.port}: is something else running there?") from error
+    finally:
+        app.repository.close(options.drain)
+    if server.failed:
+        raise ServeError(str(server.failed)) from server.failed
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, app: App, began: float) -> None:
+        super().__init__(config)
+        self.app, self.began = app, began
+        self.failed: Exception | None = None
+        self._loading: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        self._loading = asyncio.get_running_loop().create_task(self._load())
+
+    async def _load(self) -> None:
+        scheme = "https" if self.config.ssl else "http"
+        port = self.servers[0].sockets[0].getsockname()[1]
+        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+        _LOG.info("listening on %s://%s:%d, loading models", scheme, host, port)
+        try:
+            await self.app.repository.load_all()
+        except Exception as error:
+            self.failed, self.should_exit = error, True
+            return
+        names = ", ".join(model.name for model in self.app.repository.models()) or "nothing yet"
+        _LOG.info("ready after %.2f s: %s on %s://%s:%d", time.monotonic() - self.began, names, scheme, host, port)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # uvicorn's own would raise the signal again at the end, and the exit status could not say that all went well.
+        _LOG.info("stopping: %d requests are being answered", self.app.active)
+        self.force_exit = self.should_exit
+        self.should_exit = self.app.draining = True
+
+
+def log_to_stderr(as_json: bool, level: int = logging.INFO) -> None:
+    """Let this package and uvicorn log to standard error, for people or as a JSON object a line."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines() if as_json else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for name in ("keras_resnets", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+    logging.getLogger("keras_resnets").setLevel(level)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, Any] = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        entry |= {key: getattr(record, key) for key in _FIELDS if hasattr(record, key)}
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry)
