@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-train test test-all test-jax check format readme benchmark-build benchmark-export \
+.PHONY: help demo demo-train test test-all test-browser test-jax check format readme benchmark-build benchmark-export \
 	benchmark-input benchmark-runtime benchmark-train clean
 
 help: ## show this list
@@ -23,14 +23,18 @@ demo-train: $(INSTALLED) ## the same, training again
 	$(BIN)/keras-resnets demo --retrain
 
 test: $(INSTALLED) ## the test suite
-	$(BIN)/python -m pytest -m "not slow and not jax"
+	$(BIN)/python -m pytest -m "not slow and not jax and not browser"
 
 test-all: $(INSTALLED) ## the test suite with the whole registry
-	$(BIN)/python -m pytest -m "not jax"
+	$(BIN)/python -m pytest -m "not jax and not browser"
 
 test-jax: $(INSTALLED) ## every model on Keras's JAX backend against TensorFlow's
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[jax]"
 	$(BIN)/python -m pytest -m jax
+
+test-browser: $(INSTALLED) ## the server's page in headless Chromium (Debian: apt install chromium), with screenshots
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[browser]"
+	$(BIN)/python -m pytest -m browser
 
 check: $(INSTALLED) ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from keras_resnets import __version__
@@ -40,7 +41,18 @@ _LOG = logging.getLogger(__name__)
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 _EXTENSIONS = ["binary_tensor_data", "classification", "statistics", "model_repository"]
 _JSON_SIZE = "Inference-Header-Content-Length"
-_OPEN = ("/v2/health/live", "/v2/health/ready", "/metrics")  # without a key: for probes and scrapers
+_PAGE = Path(__file__).with_name("page.html")
+# The page needs nothing from elsewhere, and lets nothing in.
+_POLICY = (
+    "default-src 'none'; connect-src 'self'; img-src blob: data:; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_OPEN = (
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/metrics",
+    "/",
+)  # without a key: probes, scrapers, and who will give it
 
 
 @dataclass(frozen=True)
@@ -129,6 +141,7 @@ class App:
             ("POST", "/v2/repository/models/{name}/load", self._load),
             ("POST", "/v2/repository/models/{name}/unload", self._unload),
             ("GET", "/metrics", self._metrics),
+            ("GET", "/", self._page),
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -323,6 +336,10 @@ class App:
         if not isinstance(message, dict):
             raise ProtocolError("the body must be a JSON object")
         return message
+
+    async def _page(self, request: Request) -> Response:
+        headers = {"content-security-policy": _POLICY, "x-content-type-options": "nosniff", "cache-control": "no-cache"}
+        return Response(_PAGE.read_bytes(), headers=headers, media_type="text/html")
 
     async def _metrics(self, request: Request) -> Response:
         self.metrics.ready(self.ready)
