@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-train test test-all test-browser test-jax check format readme benchmark-build benchmark-export \
+.PHONY: help demo demo-train test test-all test-browser test-faults test-jax check format readme benchmark-build benchmark-export \
 	benchmark-input benchmark-runtime benchmark-train clean
 
 help: ## show this list
@@ -23,14 +23,17 @@ demo-train: $(INSTALLED) ## the same, training again
 	$(BIN)/keras-resnets demo --retrain
 
 test: $(INSTALLED) ## the test suite
-	$(BIN)/python -m pytest -m "not slow and not jax and not browser"
+	$(BIN)/python -m pytest -m "not slow and not jax and not browser and not faults"
 
 test-all: $(INSTALLED) ## the test suite with the whole registry
-	$(BIN)/python -m pytest -m "not jax and not browser"
+	$(BIN)/python -m pytest -m "not jax and not browser and not faults"
 
 test-jax: $(INSTALLED) ## every model on Keras's JAX backend against TensorFlow's
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[jax]"
 	$(BIN)/python -m pytest -m jax
+
+test-faults: $(INSTALLED) ## the server under overload, stops and reloads, about 3 minutes
+	$(BIN)/python -m pytest -m faults -s
 
 test-browser: $(INSTALLED) ## the server's page in headless Chromium (Debian: apt install chromium), with screenshots
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[browser]"

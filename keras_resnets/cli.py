@@ -185,24 +185,35 @@ def _add_predict(commands: Any) -> None:
         commands, "predict", _predict, "classify images with a bundle, through ONNX Runtime",
         "  keras-resnets predict bundle cat.jpg dog.png\n"
         "  keras-resnets predict bundle photos/*.jpg --top 1 --json\n"
-        "  keras-resnets predict bundle cat.jpg --provider cuda",
+        "  keras-resnets predict bundle cat.jpg --provider cuda\n"
+        "  keras-resnets predict cats cat.jpg --url http://127.0.0.1:8000",
     )  # fmt: skip
-    parser.add_argument("bundle", help="a bundle's folder")
+    parser.add_argument("bundle", help="a bundle's folder; with --url, a model's name")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="JPEG, PNG or WebP files")
     parser.add_argument("--top", type=int, default=5, help="classes an image (default 5)")
     parser.add_argument("--provider", default="cpu", help="cpu (default), openvino, cuda or tensorrt")
     parser.add_argument("--precision", help="float32, float16, int8 … (default: the bundle's first)")
     parser.add_argument("--threads", type=int, help="threads of one operator (default: the CPUs of this process)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
+    parser.add_argument("--url", help="ask this server (its key: KERAS_RESNETS_API_KEY), and run nothing here")
+    parser.add_argument("--timeout", type=float, default=30.0, help="seconds for the server (default 30)")
 
 
 def _predict(options: argparse.Namespace) -> int:
     import json
 
-    from keras_resnets.serving import Engine
+    if options.url:
+        from keras_resnets.serving.client import Client
 
-    engine = Engine(options.bundle, provider=options.provider, precision=options.precision, threads=options.threads)
-    for image, best in zip(options.images, engine.predict(options.images, options.top), strict=True):
+        key = os.environ.get("KERAS_RESNETS_API_KEY")
+        client = Client(options.url, api_key=key, timeout=options.timeout)
+        predictions = client.classify(options.bundle, options.images, options.top)
+    else:
+        from keras_resnets.serving import Engine
+
+        engine = Engine(options.bundle, provider=options.provider, precision=options.precision, threads=options.threads)
+        predictions = engine.predict(options.images, options.top)
+    for image, best in zip(options.images, predictions, strict=True):
         if options.json:
             print(json.dumps({"image": image, "predictions": [row._asdict() for row in best]}, ensure_ascii=False))
             continue

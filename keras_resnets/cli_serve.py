@@ -26,6 +26,7 @@ def add_serve(commands: Any, command: Callable[..., argparse.ArgumentParser]) ->
     )
     parser.add_argument("--host", default="127.0.0.1", help="to listen on (default: %(default)s, this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="0: any free one (default: %(default)s)")
+    parser.add_argument("--grpc-port", type=int, metavar="PORT", help="answer gRPC too, usually on 8001 (default: no)")
     _add_running(parser)
     _add_limits(parser)
     parser.add_argument("--control", action="store_true", help="let requests load and unload models")
@@ -47,7 +48,9 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
         "--queue-delay", type=float, default=0.0, metavar="MS",
         help="milliseconds that a free worker waits for a fuller batch (default: %(default)g)",
     )  # fmt: skip
-    group.add_argument("--max-queue", type=int, default=256, metavar="ROWS", help="that may wait (default: %(default)s)")
+    group.add_argument(
+        "--max-queue", type=int, default=256, metavar="ROWS", help="that may wait (default: %(default)s)"
+    )
     group.add_argument(
         "--deadline", type=float, default=10.0, metavar="S", help="seconds of a request (default: %(default)g)"
     )
@@ -61,15 +64,19 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--header-timeout", type=float, default=10, metavar="S", help="default: %(default)g s")
     group.add_argument("--body-timeout", type=float, default=60, metavar="S", help="default: %(default)g s")
     group.add_argument(
-        "--drain", type=float, default=30, metavar="S", help="for accepted requests after SIGTERM (default: %(default)g)"
+        "--drain",
+        type=float,
+        default=30,
+        metavar="S",
+        help="for accepted requests after SIGTERM (default: %(default)g)",
     )
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from keras_resnets.serving.app import Limits
     from keras_resnets.serving.connection import ConnectionLimits
     from keras_resnets.serving.served import Settings
     from keras_resnets.serving.server import ServerOptions, log_to_stderr, serve
+    from keras_resnets.serving.service import Limits
 
     settings = Settings(
         provider=options.provider, precision=options.precision, threads=options.threads, workers=options.workers,
@@ -77,18 +84,15 @@ def _serve(options: argparse.Namespace) -> int:
         deadline=options.deadline,
     )  # fmt: skip
     log_to_stderr(options.log_format == "json", 40 if options.quiet else 20)
-    serve(
-        options.models, options.repository, settings,
-        ServerOptions(
-            host=options.host, port=options.port, api_key=_key(options.api_key_file), control=options.control,
-            certificate=options.tls_certificate, private_key=options.tls_key, drain=options.drain,
-            limits=Limits(body=int(options.max_body * 2**20), concurrency=options.max_concurrency),
-            connections=ConnectionLimits(
-                connections=options.max_connections, header_seconds=options.header_timeout,
-                body_seconds=options.body_timeout,
-            ),
-        ),
+    connections = ConnectionLimits(
+        connections=options.max_connections, header_seconds=options.header_timeout, body_seconds=options.body_timeout
+    )
+    server = ServerOptions(
+        host=options.host, port=options.port, grpc_port=options.grpc_port, api_key=_key(options.api_key_file),
+        control=options.control, certificate=options.tls_certificate, private_key=options.tls_key, drain=options.drain,
+        limits=Limits(body=int(options.max_body * 2**20), concurrency=options.max_concurrency), connections=connections,
     )  # fmt: skip
+    serve(options.models, options.repository, settings, server)
     return 0
 
 

@@ -10,7 +10,17 @@ _MODULES = {
     "pretrained": ("huggingface_hub", "safetensors", "pooch"),
     "tensorflow": ("tensorflow", "keras", "sklearn", "h5py", "huggingface_hub", "safetensors", "pooch"),
     "export": ("tensorflow", "keras", "tf2onnx", "onnx"),
-    "serve": ("onnxruntime", "orjson", "prometheus_client", "starlette", "uvicorn", "python_multipart"),
+    "serve": (
+        "onnxruntime",
+        "orjson",
+        "prometheus_client",
+        "starlette",
+        "uvicorn",
+        "python_multipart",
+        "grpc",
+        "google",
+        "urllib3",
+    ),
     "study": ("matplotlib",),
 }
 _HINTS = {

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 Tensors = Mapping[str, NDArray[Any]]
 _SMOOTHING = 0.2  # of the newest batch in the mean seconds of a row
 _SAFETY = 1.2  # how much longer than expected the queue may take
+_MARGIN = 0.01  # seconds between the end of a queue delay and a deadline
 
 
 class OverloadError(RuntimeError):
@@ -214,7 +215,9 @@ class Batcher:
 
     def _wait_for_company(self) -> None:
         while self._queue and not self._closed and self._waiting < self.max_batch:
-            left = self._queue[0].arrived + self.queue_delay - time.monotonic()
+            takes = _SAFETY * self._waiting * self._row_seconds + _MARGIN
+            last = min(min(job.arrived + self.queue_delay, job.deadline - takes) for job in self._queue)
+            left = last - time.monotonic()
             if left <= 0:
                 return
             self._changed.wait(left)

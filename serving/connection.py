@@ -97,6 +97,10 @@ class _LimitedProtocol(HttpToolsProtocol):
             self._write_timer.cancel()
             self._write_timer = None
 
+    def send_400_response(self, msg: str) -> None:
+        """What cannot be parsed is no request that the application could answer."""
+        self._refuse(400, "this is not a valid HTTP request")
+
     def _within(self, seconds: float, complaint: str) -> None:
         self._stop_timer()
         self._timer = self.loop.call_later(seconds, self._refuse, 408, complaint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -30,7 +31,7 @@ class Statistics:
     last: int = 0  # milliseconds since 1970
     counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     nanoseconds: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    batches: dict[int, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+    batches: dict[int, tuple[int, int]] = field(default_factory=dict)  # rows to count and nanoseconds
 
     def add(self, stage: str, seconds: float) -> None:
         """One more of a stage: "success", "fail", "queue", …"""
@@ -52,7 +53,7 @@ class Statistics:
             },
             "batch_stats": [
                 {"batch_size": rows, "compute_infer": {"count": count, "ns": nanoseconds}}
-                for rows, (count, nanoseconds) in sorted(self.batches.items())
+                for rows, (count, nanoseconds) in sorted(dict(self.batches).items())
             ],
         }
 
@@ -66,7 +67,8 @@ class Metrics:
 
     def __init__(self, queues: Callable[[], Iterable[tuple[str, str, int, int]]]) -> None:
         self.registry = CollectorRegistry()
-        self.statistics: dict[tuple[str, str], Statistics] = defaultdict(Statistics)
+        self._statistics: dict[tuple[str, str], Statistics] = {}
+        self._lock = threading.Lock()  # batches are counted on several threads
         self._queues = queues
         self._requests = Counter(
             "keras_resnets_requests", "Answered requests", ["model", "protocol", "status"], registry=self.registry
@@ -86,18 +88,22 @@ class Metrics:
         self._answers: dict[tuple[str, str, int], Any] = {}
         self.registry.register(self)
 
+    def statistics(self, model: str, version: str) -> Statistics:
+        """Those of a version of a model."""
+        return self._statistics.setdefault((model, version), Statistics())
+
     def batch(self, model: str, version: str, rows: int, seconds: float) -> None:
         """A batch was run; called on the batcher's threads."""
-        statistics = self.statistics[model, version]
-        statistics.executions += 1
-        counted = statistics.batches[rows]
-        counted[0] += 1
-        counted[1] += int(seconds * 1e9)
+        statistics = self.statistics(model, version)
+        with self._lock:
+            statistics.executions += 1
+            count, nanoseconds = statistics.batches.get(rows, (0, 0))
+            statistics.batches[rows] = count + 1, nanoseconds + int(seconds * 1e9)
         self._rows.labels(model, version).observe(rows)
 
     def success(self, model: str, version: str, rows: int, answer: Answer, seconds: float) -> None:
         """A request was answered after so many seconds."""
-        statistics, times = self.statistics[model, version], answer.times
+        statistics, times = self.statistics(model, version), answer.times
         statistics.inferences += rows
         statistics.last = int(time.time() * 1000)
         rest = max(0.0, seconds - times.queue - times.prepare - times.compute)
@@ -115,7 +121,7 @@ class Metrics:
 
     def failure(self, model: str, version: str, cause: str, seconds: float) -> None:
         """A request of a known model was not answered with numbers."""
-        self.statistics[model, version].add("fail", seconds)
+        self.statistics(model, version).add("fail", seconds)
         self._rejects.labels(model, cause).inc()
 
     def answered(self, model: str, protocol: str, status: int) -> None:

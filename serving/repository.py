@@ -56,6 +56,9 @@ class Repository:
         settings: how models are run.
         observe: called with (name, version, rows, seconds) after each batch.
 
+    Attributes:
+        ready: whether all that was there at the start has been loaded.
+
     Raises:
         RepositoryError: when something named does not exist, or two have one name.
     """
@@ -74,18 +77,10 @@ class Repository:
         self._settings, self._observe = settings, observe
         self._entries: dict[str, dict[str, _Entry]] = {}
         self._closing: set[threading.Thread] = set()
+        self.ready = False
         self._scan()
         if not self._entries and not self._folder:
             raise RepositoryError("nothing to serve: name a bundle, an ONNX file or a repository")
-
-    @property
-    def ready(self) -> bool:
-        """Whether every model can answer with some version."""
-        return all(
-            any(entry.model is not None for entry in versions.values())
-            or all(e.state == "UNAVAILABLE" for e in versions.values())
-            for versions in self._entries.values()
-        )
 
     def get(self, name: str, version: str | None = None) -> ServedModel:
         """A loaded model; without a version its newest.
@@ -136,6 +131,7 @@ class Repository:
         """
         for name in list(self._entries):
             await self.load(name)
+        self.ready = True
 
     async def load(self, name: str) -> None:
         """Load a model's versions anew, as they are on the disk now. Each serves on until its successor is warm; where

@@ -15,11 +15,12 @@ from typing import Any
 
 from keras_resnets.extras import extra
 
-from .app import App, Limits
+from .app import App
 from .connection import ConnectionLimits, limited
 from .metrics import Metrics
 from .repository import Repository
 from .served import Settings
+from .service import Limits, Service
 
 with extra("serve"):
     import uvicorn
@@ -37,6 +38,7 @@ class ServerOptions:
 
     Args:
         host, port: to listen on; port 0 is any that is free.
+        grpc_port: for gRPC, on the same host; None: no gRPC.
         api_key: that clients must send.
         control: whether models may be loaded and unloaded by request.
         certificate, private_key: files for TLS.
@@ -46,6 +48,7 @@ class ServerOptions:
 
     host: str = "127.0.0.1"
     port: int = 8000
+    grpc_port: int | None = None
     api_key: str | None = None
     control: bool = False
     certificate: Path | None = None
@@ -59,8 +62,8 @@ class ServeError(RuntimeError):
     """The server could not start."""
 
 
-def make_app(named: Sequence[str], folder: Path | None, settings: Settings, options: ServerOptions) -> App:
-    """The application, with nothing loaded yet.
+def make_service(named: Sequence[str], folder: Path | None, settings: Settings, options: ServerOptions) -> Service:
+    """What answers, with nothing loaded yet.
 
     Args:
         named, folder: see `Repository`.
@@ -78,7 +81,7 @@ def make_app(named: Sequence[str], folder: Path | None, settings: Settings, opti
 
     metrics = Metrics(queues)
     repository = Repository(named, folder, settings, metrics.batch)
-    return App(repository, metrics, options.limits, options.api_key, options.control)
+    return Service(repository, metrics, options.limits, options.control)
 
 
 def serve(named: Sequence[str], folder: Path | None, settings: Settings, options: ServerOptions) -> None:
@@ -88,37 +91,61 @@ def serve(named: Sequence[str], folder: Path | None, settings: Settings, options
         RepositoryError: when something named does not exist.
         ServeError: when a model cannot be loaded, or the port is taken.
     """
-    app = make_app(named, folder, settings, options)
+    service = make_service(named, folder, settings, options)
     tls: dict[str, Any] = {}
     if options.certificate:
         tls = {"ssl_certfile": str(options.certificate), "ssl_keyfile": options.private_key}
     config = uvicorn.Config(
-        app, host=options.host, port=options.port, http=limited(options.connections), ws="none", lifespan="off",
-        log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=int(options.drain) or 1,
-        backlog=2048, **tls,
+        App(service, options.api_key), host=options.host, port=options.port, http=limited(options.connections),
+        ws="none", lifespan="off", log_config=None, access_log=False, server_header=False, backlog=2048,
+        timeout_graceful_shutdown=int(options.drain) or 1, **tls,
     )  # fmt: skip
-    server = _Server(config, app, time.monotonic())
+    server = _Server(config, service, options)
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         server.run()
     except SystemExit as error:  # uvicorn's word for a port that is taken
         raise ServeError(f"cannot listen on {options.host}:{options.port}: is something else running there?") from error
     finally:
-        app.repository.close(options.drain)
+        service.repository.close(options.drain)
     if server.failed:
         raise ServeError(str(server.failed)) from server.failed
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, app: App, began: float) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, options: ServerOptions) -> None:
         super().__init__(config)
-        self.app, self.began = app, began
+        self.service, self.options, self.began = service, options, time.monotonic()
         self.failed: Exception | None = None
         self._loading: asyncio.Task[None] | None = None
+        self._grpc: Any = None
 
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
+        try:
+            await self._start_grpc()
+        except Exception as error:
+            self.failed, self.should_exit = error, True
+            return
         self._loading = asyncio.get_running_loop().create_task(self._load())
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        if self._grpc is not None:
+            await asyncio.gather(super().shutdown(sockets), self._grpc.stop(self.options.drain))
+        else:
+            await super().shutdown(sockets)
+
+    async def _start_grpc(self) -> None:
+        options = self.options
+        if options.grpc_port is None:
+            return
+        from .grpc_server import GrpcServer  # grpcio is large: who does not ask for it need not load it
+
+        self._grpc = GrpcServer(self.service, options.api_key)
+        certificate, key = (file.read_bytes() if file else None for file in (options.certificate, options.private_key))
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        port = await self._grpc.start(f"{host}:{options.grpc_port}", certificate, key)
+        _LOG.info("gRPC on %s:%d", host, port)
 
     async def _load(self) -> None:
         scheme = "https" if self.config.ssl else "http"
@@ -126,18 +153,18 @@ class _Server(uvicorn.Server):
         host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
         _LOG.info("listening on %s://%s:%d, loading models", scheme, host, port)
         try:
-            await self.app.repository.load_all()
+            await self.service.repository.load_all()
         except Exception as error:
             self.failed, self.should_exit = error, True
             return
-        names = ", ".join(model.name for model in self.app.repository.models()) or "nothing yet"
+        names = ", ".join(model.name for model in self.service.repository.models()) or "nothing yet"
         _LOG.info("ready after %.2f s: %s on %s://%s:%d", time.monotonic() - self.began, names, scheme, host, port)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # uvicorn's own would raise the signal again at the end, and the exit status could not say that all went well.
-        _LOG.info("stopping: %d requests are being answered", self.app.active)
+        _LOG.info("stopping: %d requests are being answered", self.service.active)
         self.force_exit = self.should_exit
-        self.should_exit = self.app.draining = True
+        self.should_exit = self.service.draining = True
 
 
 def log_to_stderr(as_json: bool, level: int = logging.INFO) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from keras_resnets.extras import extra
+
+from .service import RequestError
 
 with extra("serve"):
     from starlette.datastructures import Headers
@@ -16,27 +18,24 @@ with extra("serve"):
 T = TypeVar("T")
 
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+_SMALL = 128 * 1024  # bytes
 _PATIENCE = 0.02  # seconds before a client is watched: most answers are faster, and watching costs
 
 
-class HttpError(Exception):
-    """A request that ends with this status and message."""
+class ClientGoneError(RequestError):
+    """Nobody waits for the answer any more; the status is what nginx calls that."""
 
-    def __init__(self, status: int, message: str, **headers: str) -> None:
-        super().__init__(message)
-        self.status, self.headers = status, headers
-
-
-class ClientGoneError(Exception):
-    """Nobody waits for the answer any more."""
+    def __init__(self) -> None:
+        super().__init__(499, "the client has gone")
+        self.cause = "disconnected"
 
 
 async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
     """The whole body, decompressed.
 
     Raises:
-        HttpError: 413 when it has more bytes than the limit, before or after decompression; 400 when it is corrupt; 415
-            for another compression than gzip and deflate.
+        RequestError: 413 when it has more bytes than the limit, before or after decompression; 400 when it is
+            corrupt; 415 for another compression than gzip and deflate.
         ClientGoneError: when the client left before its end.
     """
     length = headers.get("content-length")
@@ -59,8 +58,8 @@ async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
     if coding in ("identity", ""):
         return bytes(body)
     if coding not in ("gzip", "deflate"):
-        raise HttpError(415, f"the Content-Encoding {coding} is not known; there are gzip and deflate")
-    return _decompressed(body, limit)
+        raise RequestError(415, f"the Content-Encoding {coding} is not known; there are gzip and deflate")
+    return await off_the_loop(len(body), _decompressed, body, limit)
 
 
 def _decompressed(body: bytes, limit: int) -> bytes:
@@ -69,16 +68,23 @@ def _decompressed(body: bytes, limit: int) -> bytes:
     try:
         whole = decompressor.decompress(body, limit + 1)
     except zlib.error as error:
-        raise HttpError(400, f"the body cannot be decompressed: {error}") from None
+        raise RequestError(400, f"the body cannot be decompressed: {error}") from None
     if len(whole) > limit:
         raise _too_large(limit)
     if not decompressor.eof or decompressor.unused_data:
-        raise HttpError(400, "the compressed body is truncated, or more follows it")
+        raise RequestError(400, "the compressed body is truncated, or more follows it")
     return whole
 
 
-def _too_large(limit: int) -> HttpError:
-    return HttpError(413, f"the body is larger than {limit} bytes", connection="close")
+def _too_large(limit: int) -> RequestError:
+    return RequestError(413, f"the body is larger than {limit} bytes", connection="close")
+
+
+async def off_the_loop(size: int, work: Callable[..., T], *arguments: Any) -> T:
+    """Do work that takes time with the bytes it is about: where they are many, on a thread, while others are served."""
+    if size <= _SMALL:
+        return work(*arguments)
+    return await asyncio.to_thread(work, *arguments)
 
 
 async def while_connected(receive: Receive, work: Awaitable[T]) -> T:

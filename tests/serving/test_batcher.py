@@ -269,6 +269,16 @@ def test_a_queue_delay_waits_for_company(make, model):
     assert [len(x) for x in model.batches] == [3]
 
 
+def test_a_queue_delay_gives_way_to_a_deadline(make, model):
+    async def main():
+        batcher = make(queue_delay=10.0)
+        patient = asyncio.create_task(ask(batcher, 1))
+        return await asyncio.gather(patient, ask(batcher, 2, deadline=time.monotonic() + 0.5))
+
+    assert asyncio.run(main()) == [[2], [4]]
+    assert [len(x) for x in model.batches] == [2]
+
+
 def test_closing_answers_what_waits_and_takes_no_more(make, model):
     async def main():
         batcher = make(max_batch=1)

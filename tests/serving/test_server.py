@@ -228,6 +228,16 @@ def test_plain_onnx_files_give_their_reference_outputs(serving):
             np.testing.assert_allclose(got.as_numpy(name), expected, rtol=1e-3, atol=1e-7)
 
 
+def test_it_is_live_before_it_is_ready(serving):
+    with serving(*(f"{file.stem}={file}" for file in LIGHT), ready=False) as server:
+        server.wait_for("listening")
+        assert ask(server, "GET", "/v2/health/live")[0] == 200
+        assert ask(server, "GET", "/v2/health/ready")[:2] == (503, {"ready": False})
+        assert ask(server, "POST", f"/v2/models/{LIGHT[-1].stem}/infer", b"{}")[0] == 503
+        server.wait_for("INFO ready after")
+        assert ask(server, "GET", "/v2/health/ready")[:2] == (200, {"ready": True})
+
+
 def test_an_image_is_classified(server, png, images, want):
     status, told, headers = ask(
         server, "POST", "/v1/classify/tiny?top=2", png(images[0, ..., 0]), {"X-Request-Id": "me"}

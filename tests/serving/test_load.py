@@ -1,0 +1,203 @@
+"""The server under more load than it can bear: `make test-faults`, about five minutes."""
+
+import asyncio
+import json
+import threading
+import time
+from http.client import HTTPConnection
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+pytestmark = pytest.mark.faults
+DEADLINE = 1.0
+
+
+@pytest.fixture(scope="module")
+def slow_model(tmp_path_factory):
+    """y = mean of convolutions of x, [batch, 1]: small to send, and about 10 ms a row on two cores."""
+    kernel = np.random.default_rng(0).normal(0, 0.04, (64, 64, 3, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Reshape", ["x", "column"], ["pixel"]),
+        helper.make_node("Shape", ["x"], ["rows"], start=0, end=1),
+        helper.make_node("Concat", ["rows", "sides"], ["shape"], axis=0),
+        helper.make_node("Expand", ["pixel", "shape"], ["image"]),
+        helper.make_node("Conv", ["image", "kernel"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["a", "kernel"], ["b"], pads=[1, 1, 1, 1]),
+        helper.make_node("ReduceMean", ["b", "axes"], ["y"], keepdims=0),
+    ]
+    stored = {
+        "kernel": kernel, "column": np.array([-1, 1, 1, 1]), "sides": np.array([64, 112, 112]),
+        "axes": np.array([1, 2, 3]),
+    }  # fmt: skip
+    graph = helper.make_graph(
+        nodes, "slow",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch"])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in stored.items()],
+    )  # fmt: skip
+    file = tmp_path_factory.mktemp("slow") / "slow.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), file)
+    return file
+
+
+def memory(process):
+    """Resident MB."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+
+
+def body(value):
+    item = {"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [value]}
+    return json.dumps({"id": str(value), "inputs": [item]})
+
+
+async def one(session, url, value, results):
+    began = time.monotonic()
+    async with session.post(url, data=body(value)) as answer:
+        told = await answer.json(content_type=None)
+    results.append((answer.status, time.monotonic() - began, told))
+
+
+async def closed_loop(url, clients, seconds):
+    """So many clients, each asking again as soon as it has an answer; the answers' (status, seconds, told)."""
+    results, end = [], time.monotonic() + seconds
+
+    async def client(session):
+        while time.monotonic() < end:
+            await one(session, url, 1.0, results)
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        await asyncio.gather(*(client(session) for _ in range(clients)))
+    return results
+
+
+async def open_loop(url, rate, seconds):
+    """So many requests a second, whatever becomes of them."""
+    results, tasks = [], set()
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        began = time.monotonic()
+        for number in range(int(rate * seconds)):
+            await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
+            task = asyncio.create_task(one(session, url, 1.0, results))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        await asyncio.gather(*tasks)
+    return results
+
+
+def good(results, seconds):
+    """Answers a second that came in time."""
+    return sum(status == 200 and took <= DEADLINE for status, took, _ in results) / seconds
+
+
+def test_five_times_its_capacity(serving, slow_model):
+    with serving(slow_model, "--deadline", DEADLINE, "--max-batch", 8, "--log-format", "json") as server:
+        url = f"{server.url}/v2/models/slow/infer"
+        asyncio.run(closed_loop(url, 8, 2))
+        peak = good(asyncio.run(closed_loop(url, 16, 10)), 10)
+        before = memory(server.process)
+        results = asyncio.run(open_loop(url, 5 * peak, 60))
+        after = memory(server.process)
+        recovered = asyncio.run(closed_loop(url, 16, 10))
+    accepted = [took for status, took, _ in results if status == 200]
+    refused = sorted(took for status, took, _ in results if status != 200)
+    statuses = {status: sum(one[0] == status for one in results) for status in {one[0] for one in results}}
+    print(
+        f"\npeak {peak:.0f}/s; under {5 * peak:.0f}/s: {good(results, 60):.0f}/s in time, {statuses}, accepted at most "
+        f"{max(accepted):.2f} s, refused within {1000 * refused[int(0.99 * len(refused))]:.1f} ms (p99); "
+        f"memory {before:.0f} to {after:.0f} MB; recovered to {good(recovered, 10):.0f}/s"
+    )
+    assert set(statuses) <= {200, 429}
+    assert max(accepted) <= DEADLINE
+    assert refused[int(0.99 * len(refused))] <= 0.05
+    assert good(results, 60) >= 0.9 * peak
+    assert after - before < 100
+    assert good(recovered, 10) >= 0.9 * peak and {status for status, *_ in recovered} == {200}
+
+
+def test_ten_thousand_answers_are_each_one_s_own(serving, exported):
+    """From 64 connections, each request with an image and an id of its own."""
+    rows = np.random.default_rng(0).normal(size=(64, 8, 8, 1)).astype(np.float32)
+    want = np.asarray(exported()[0](rows))
+    wrong, count = [], [0] * 64
+
+    def client(server, number):
+        connection = HTTPConnection(server.address, timeout=60)
+        item = {"name": "images", "shape": [1, 8, 8, 1], "datatype": "FP32", "data": rows[number].ravel().tolist()}
+        for i in range(10_000 // 64 + 1):
+            identity = f"{number}-{i}"
+            connection.request("POST", "/v2/models/tiny/infer", json.dumps({"id": identity, "inputs": [item]}))
+            told = json.loads(connection.getresponse().read())
+            if told.get("id") != identity or not np.allclose(told["outputs"][0]["data"], want[number], atol=1e-5):
+                wrong.append(told)
+            count[number] += 1
+        connection.close()
+
+    with serving(f"tiny={exported()[1]}", "--deadline", 60, "--max-queue", 1000) as server:
+        threads = [threading.Thread(target=client, args=(server, number)) for number in range(64)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not wrong and sum(count) >= 10_000
+
+
+def test_sigterm_under_load_loses_no_accepted_request(serving, slow_model):
+    async def main(server):
+        url = f"{server.url}/v2/models/slow/infer"
+        results, lost, refused = [], [], []
+        stopping = asyncio.Event()
+
+        async def client(session):
+            while not stopping.is_set():
+                try:
+                    await one(session, url, 1.0, results)
+                except aiohttp.ClientConnectorError:
+                    refused.append(1)  # it listens no more: that request was never accepted
+                    return
+                except aiohttp.ClientError as error:
+                    lost.append(error)
+
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as session:
+            clients = [asyncio.create_task(client(session)) for _ in range(16)]
+            await asyncio.sleep(3)
+            status = await asyncio.to_thread(server.stop)
+            stopping.set()
+            await asyncio.gather(*clients)
+        return status, results, lost
+
+    with serving(slow_model, "--deadline", 30) as server:
+        status, results, lost = asyncio.run(main(server))
+    assert status == 0
+    assert {one[0] for one in results} <= {200, 503} and len(results) > 100
+    assert not lost
+
+
+def test_versions_change_under_load_without_a_failure(serving, slow_model, tmp_path):
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "model.onnx").write_bytes(slow_model.read_bytes())
+
+    async def main(server):
+        url = f"{server.url}/v2/models/slow"
+        loading = asyncio.create_task(asyncio.to_thread(reload, server))
+        results = await closed_loop(f"{url}/infer", 8, 15)
+        return results, await loading
+
+    def reload(server):
+        statuses = []
+        for _ in range(10):
+            connection = HTTPConnection(server.address, timeout=60)
+            connection.request("POST", "/v2/repository/models/slow/load")
+            statuses.append(connection.getresponse().status)
+            time.sleep(1)
+        return statuses
+
+    with serving("--repository", tmp_path, "--control") as server:
+        results, loads = asyncio.run(main(server))
+    assert loads == [200] * 10
+    assert {status for status, *_ in results} == {200} and len(results) > 100
