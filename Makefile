@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-train test test-all test-browser test-faults test-jax check format readme benchmark-build benchmark-export \
-	benchmark-input benchmark-runtime benchmark-train clean
+	benchmark-input benchmark-runtime benchmark-serving benchmark-train clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -68,6 +68,9 @@ benchmark-input: $(INSTALLED) ## time the input pipeline against a torch DataLoa
 
 benchmark-runtime: $(INSTALLED) ## time our ResNet-50 in ONNX Runtime against torchvision's (TORCH=a Python with torchvision)
 	$(BIN)/python benchmarks/runtime_onnx.py --torch-python $(TORCH)
+
+benchmark-serving: $(INSTALLED) ## time the server with wrk, and a plain FastAPI app (PEERS=a Python that has fastapi)
+	$(BIN)/python benchmarks/serving.py $(if $(PEERS),--peer-python $(PEERS)) --switch-interval
 
 benchmark-train: $(INSTALLED) ## time training steps against Keras's fit, and PyTorch (TORCH=a Python that has torch)
 	$(BIN)/python benchmarks/train_speed.py --model resnet20 $(if $(TORCH),--torch-python $(TORCH))

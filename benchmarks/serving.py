@@ -2,8 +2,9 @@
 
     python benchmarks/serving.py [--peer-python PEERS/bin/python] [--rounds 3] [--seconds 8]
 
-A ResNet-20 of random weights classifies a 28×28 PNG a request. Each contender runs in turn with 1 and with 2 workers,
-in processes of its own, of one thread a worker; wrk (one thread) asks it from 1, 8 and 64 connections after a warm-up.
+A ResNet-20 of random weights classifies a 28×28 PNG a request. (Such weights decide by noise: the gate lets int8
+through unseen, where a trained network passes it.) Each contender runs in turn with 1 and with 2 workers, in processes
+of its own, of one thread a worker; wrk (one thread) asks it from 1, 8 and 64 connections after a warm-up.
 The result goes to benchmarks/results. --switch-interval runs ours with Python's own interval of 5 ms between threads
 too, to show what the server's choice is worth.
 """
@@ -41,13 +42,14 @@ def prepare(folder: Path) -> None:
 import sys, numpy as np, keras, keras_resnets
 from PIL import Image
 from keras_resnets import Preprocessing
-from keras_resnets.export import to_bundle
+from keras_resnets.export import Gate, to_bundle
 keras.utils.set_random_seed(0)
 noise = np.random.default_rng(0)
 model = keras_resnets.ResNet20(input_shape=(28, 28, 1))
 keras_resnets.update_batch_norm(model, [noise.normal(size=(16, 28, 28, 1)).astype("float32")])
 how = Preprocessing((28, 28), 1, scale=1 / 255, mean=(0.5,), std=(0.25,))
-to_bundle(model, sys.argv[1] + "/bundle", preprocessing=how, saved_model=False, precisions=["int8"])
+gate = Gate(0.0, 1.0)
+to_bundle(model, sys.argv[1] + "/bundle", preprocessing=how, saved_model=False, precisions=["int8"], gate=gate)
 Image.fromarray(noise.integers(0, 256, (28, 28), np.uint8)).save(sys.argv[1] + "/image.png")
 """
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True, capture_output=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,6 @@ from keras_resnets.extras import extra
 from .describe import config_of, metadata_of
 from .messages import DATA_TYPES, KINDS, MESSAGES, METHODS, SERVICE
 from .protocol import (
-    DATATYPES,
     InferRequest,
     ProtocolError,
     RequestedOutput,
@@ -25,6 +23,7 @@ from .protocol import (
     check_tensor,
     datatype,
     from_bytes,
+    from_numbers,
     to_bytes,
 )
 from .service import EXTENSIONS, Asked, RequestError, Service
@@ -226,15 +225,7 @@ def parse_message(message: Any, inputs: Sequence[TensorSpec], outputs: Sequence[
 def _of_contents(contents: Any, spec: TensorSpec, shape: Sequence[int]) -> NDArray[Any]:
     if spec.datatype not in _CONTENTS:
         raise ProtocolError(f"input {spec.name}: {spec.datatype} comes in raw_input_contents alone")
-    values = np.array(getattr(contents, _CONTENTS[spec.datatype]))
-    if values.size != math.prod(shape):
-        raise ProtocolError(f"input {spec.name} has {values.size} values, but {list(shape)} has {math.prod(shape)}")
-    kind = np.dtype(DATATYPES[spec.datatype][0])
-    if kind.kind in "iu" and values.size:
-        limits = np.iinfo(kind)
-        if values.min() < limits.min or values.max() > limits.max:
-            raise ProtocolError(f"the data of input {spec.name} go beyond {spec.datatype}")
-    return values.astype(kind).reshape(shape)
+    return from_numbers(np.array(getattr(contents, _CONTENTS[spec.datatype])), spec, shape)
 
 
 def _outputs(message: Any, specs: Sequence[TensorSpec]) -> tuple[RequestedOutput, ...]:

@@ -171,6 +171,29 @@ def from_bytes(data: bytes | memoryview, spec: TensorSpec, shape: Sequence[int])
     return np.frombuffer(data, kind).reshape(shape)
 
 
+def from_numbers(values: NDArray[Any], spec: TensorSpec, shape: Sequence[int]) -> NDArray[Any]:
+    """A tensor of checked shape from as many numbers, of any type that holds the model's.
+
+    Raises:
+        ProtocolError: when they are too many or too few, of another kind, or beyond the model's type.
+    """
+    if values.size != math.prod(shape):
+        raise ProtocolError(f"input {spec.name} has {values.size} values, but {list(shape)} has {math.prod(shape)}")
+    kind = np.dtype(DATATYPES[spec.datatype][0])
+    allowed = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}[kind.kind]
+    if values.size and values.dtype.kind not in allowed:
+        raise ProtocolError(f"the data of input {spec.name} are not all of {spec.datatype}")
+    if kind.kind in "iu" and values.size:
+        limits = np.iinfo(kind)
+        if values.min() < limits.min or values.max() > limits.max:
+            raise ProtocolError(f"the data of input {spec.name} go beyond {spec.datatype}")
+    with np.errstate(over="ignore"):
+        array = values.astype(kind).reshape(shape)
+    if kind.kind == "f" and not np.isfinite(array).all() and np.isfinite(values).all():
+        raise ProtocolError(f"the data of input {spec.name} go beyond {spec.datatype}")
+    return array
+
+
 def _json(text: bytes) -> dict[str, Any]:
     try:
         message = orjson.loads(text)  # it bounds the depth itself, and takes no NaN
@@ -253,27 +276,13 @@ def _from_json(data: Any, spec: TensorSpec, shape: Sequence[int]) -> NDArray[Any
     """A tensor from a list of its values, flat or nested."""
     if not isinstance(data, list):
         raise ProtocolError(f"input {spec.name} needs data, a list, or binary_data_size")
-    kind = np.dtype(DATATYPES[spec.datatype][0])
     try:
         values = np.asarray(data)
     except ValueError:
         raise ProtocolError(f"the data of input {spec.name} are no regular array") from None
-    if values.size != math.prod(shape):
-        raise ProtocolError(f"input {spec.name} has {values.size} values, but {list(shape)} has {math.prod(shape)}")
     if values.ndim > 1 and values.shape != tuple(shape):
         raise ProtocolError(f"the data of input {spec.name} are nested as {list(values.shape)}, not as {list(shape)}")
-    allowed = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}[kind.kind]
-    if values.size and values.dtype.kind not in allowed:
-        raise ProtocolError(f"the data of input {spec.name} are not all of {spec.datatype}")
-    if kind.kind in "iu" and values.size:
-        limits = np.iinfo(kind)
-        if values.min() < limits.min or values.max() > limits.max:
-            raise ProtocolError(f"the data of input {spec.name} go beyond {spec.datatype}")
-    with np.errstate(over="ignore"):
-        array = values.astype(kind).reshape(shape)
-    if kind.kind == "f" and not np.isfinite(array).all():
-        raise ProtocolError(f"the data of input {spec.name} go beyond {spec.datatype}")
-    return array
+    return from_numbers(values, spec, shape)
 
 
 def _outputs(

@@ -6,6 +6,8 @@ from http.client import HTTPConnection
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from keras_resnets.serving.openapi import document
 
@@ -24,7 +26,13 @@ def server(serving, exported):
 def test_the_server_does_what_the_document_says(case, server):
     if "name" in (case.path_parameters or {}):
         case.path_parameters["name"] = "tiny"
-    case.call_and_validate(base_url=server.url)
+    response = case.call(base_url=server.url)
+    # A server error is a fault, but for a deadline that the client itself set too short.
+    own_deadline = response.status_code == 504 and "timeout" in (case.query or {})
+    # No schema can say what an image is, or which tensors a model takes.
+    beyond_schemas = case.path.endswith("/infer") or case.path.startswith("/v1/classify")
+    excluded = [not_a_server_error] * own_deadline + [positive_data_acceptance] * beyond_schemas
+    case.validate_response(response, excluded_checks=excluded)
 
 
 def test_the_document_is_served_and_lists_every_path(server):
