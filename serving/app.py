@@ -25,11 +25,13 @@ with extra("serve"):
     from prometheus_client import CONTENT_TYPE_LATEST
     from starlette.datastructures import Headers, UploadFile
     from starlette.exceptions import HTTPException
+    from starlette.middleware.gzip import GZipMiddleware
     from starlette.requests import Request
     from starlette.responses import Response
     from starlette.routing import Route, Router
     from starlette.types import Message, Receive, Scope, Send
 
+_WORTH_COMPRESSING = 1024  # bytes
 _JSON_SIZE = "Inference-Header-Content-Length"
 _PAGE = Path(__file__).with_name("page.html")
 # The page needs nothing from elsewhere, and lets nothing in.
@@ -56,6 +58,7 @@ class App:
     def __init__(self, service: Service, api_key: str | None = None) -> None:
         self.service, self._key = service, api_key
         self._router = Router([Route(path, handler, methods=[method]) for method, path, handler in self._handlers()])
+        self._compressing = GZipMiddleware(self._router, minimum_size=_WORTH_COMPRESSING, compresslevel=4)
 
     def _handlers(self) -> list[tuple[str, str, Any]]:
         """Method, path and handler."""
@@ -104,7 +107,8 @@ class App:
         try:
             if self._key is not None and scope["path"] not in _OPEN:
                 self._check_key(headers)
-            await self._router(scope, receive, send_with_id)
+            compress = "gzip" in headers.get("accept-encoding", "")
+            await (self._compressing if compress else self._router)(scope, receive, send_with_id)
         except Exception as error:
             if status:
                 raise  # half an answer is sent: the server closes the connection

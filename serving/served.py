@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from .engine import Engine, softmax
 from .protocol import DATATYPES, ProtocolError, TensorSpec
 from .providers import open_session
 
+_LARGE = 128 * 1024  # bytes of image files
 _OF_ONNX = {onnx: name for name, (_, onnx) in DATATYPES.items()}
 
 
@@ -146,7 +148,8 @@ class ServedModel:
     async def classify(
         self, images: Sequence[bytes], top: int, deadline: float
     ) -> tuple[list[list[Prediction]], Answer]:
-        """The best classes of image files, decoded on the batcher's threads.
+        """The best classes of image files. Small ones are decoded on the batcher's threads, large ones beside them, so
+        that those in the same batch need not wait for them.
 
         Raises:
             ImageError: when one cannot be read.
@@ -161,7 +164,10 @@ class ServedModel:
         shape = (height, width, manifest.preprocessing.channels)
         if manifest.input_layout == "nchw":
             shape = (shape[2], height, width)
-        answer = await self.batcher.submit(list(images), len(images), ((manifest.input_name, shape),), deadline)
+        payload: Any = list(images)
+        if sum(map(len, images)) > _LARGE:
+            payload = await asyncio.to_thread(self._prepare, payload)
+        answer = await self.batcher.submit(payload, len(images), ((manifest.input_name, shape),), deadline)
         scores = answer.outputs[manifest.output_name]
         scores = softmax(scores) if manifest.output_kind == "logits" else scores
         return decode_predictions(scores, manifest.labels, top), answer

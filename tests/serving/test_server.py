@@ -1,6 +1,7 @@
 """The server as clients meet it: Triton's own client, unmodified, and plain HTTP."""
 
 import asyncio
+import gzip
 import json
 import shutil
 import signal
@@ -19,6 +20,8 @@ import tritonclient.http.aio as triton_aio
 from onnx import numpy_helper
 from onnx.backend.test.runner import Runner
 from tritonclient.utils import InferenceServerException
+
+from keras_resnets.serving import Engine
 
 LIGHT = sorted((Path(onnx.__file__).parent / "backend/test/data/light").glob("*.onnx"))
 COLOURS = ("red", "green", "blue")
@@ -79,6 +82,12 @@ def ask(server, method, path, body=b"", headers=None):
     return answer.status, json.loads(told) if told else None, answer.headers
 
 
+def ask_raw(server, path):
+    connection = HTTPConnection(server.address)
+    connection.request("GET", path)
+    return connection.getresponse().read()
+
+
 def test_health_and_metadata(client):
     assert client.is_server_live() and client.is_server_ready()
     assert client.is_model_ready("tiny") and client.is_model_ready("tiny", "1")
@@ -108,6 +117,24 @@ def test_inference(client, tensors, want, binary, binary_output, compression):
     np.testing.assert_allclose(answer.as_numpy("probabilities"), want, atol=1e-5)
     response = answer.get_response()
     assert (response["id"], response["model_name"], response["model_version"]) == ("mine", "tiny", "2")
+
+
+def test_answers_are_compressed_for_those_who_ask(server, client):
+    """A small answer is not worth it."""
+    for path, coding in (("/openapi.json", "gzip"), ("/v2/health/live", None)):
+        connection = HTTPConnection(server.address)
+        connection.request("GET", path, headers={"Accept-Encoding": "gzip, deflate"})
+        answer = connection.getresponse()
+        body = answer.read()
+        assert answer.headers["Content-Encoding"] == coding
+        assert (gzip.decompress(body) if coding else body) == ask_raw(server, path)
+    item = triton.InferInput("data_0", [1, 3, 224, 224], "FP32")
+    item.set_data_from_numpy(np.ones((1, 3, 224, 224), np.float32))
+    plain, compressed = (
+        client.infer("light", [item], response_compression_algorithm=how).as_numpy("softmaxout_1")
+        for how in (None, "gzip")
+    )
+    assert plain.size == 1000 and np.array_equal(plain, compressed)
 
 
 def test_several_in_flight_each_get_their_own(client, tensors, want):
@@ -262,6 +289,17 @@ def test_several_images_are_classified_at_once(server, png, images, want):
     )
     assert status == 200 and told["model_version"] == "1"
     assert [row[0]["class"] for row in told["predictions"]] == want.argmax(1).tolist()
+
+
+def test_large_images_are_decoded_as_small_ones(server, png, exported):
+    large = np.random.default_rng(0).integers(0, 256, (900, 700), np.uint8)
+    status, told, _ = ask(server, "POST", "/v1/classify/tiny", png(large))
+    (want,) = Engine(exported()[1]).predict([large])
+    assert status == 200 and len(png(large)) > 500_000
+    got = [(one["label"], one["score"]) for one in told["predictions"][0]]
+    assert got == [(one.label, pytest.approx(one.score, abs=1e-5)) for one in want]
+    status, told, _ = ask(server, "POST", "/v1/classify/tiny", png(large)[:300_000])
+    assert status == 400 and "cannot be decoded" in told["error"]
 
 
 REFUSED = {
