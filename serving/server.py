@@ -89,7 +89,7 @@ def serve(named: Sequence[str], folder: Path | None, settings: Settings, options
 
     Raises:
         RepositoryError: when something named does not exist.
-        ServeError: when a model cannot be loaded, or the port is taken.
+        ServeError: when a model cannot be loaded, the port is taken, or a certificate cannot be used.
     """
     service = make_service(named, folder, settings, options)
     tls: dict[str, Any] = {}
@@ -100,6 +100,10 @@ def serve(named: Sequence[str], folder: Path | None, settings: Settings, options
         ws="none", lifespan="off", log_config=None, access_log=False, server_header=False, backlog=2048,
         timeout_graceful_shutdown=int(options.drain) or 1, **tls,
     )  # fmt: skip
+    try:
+        config.load()
+    except OSError as error:
+        raise ServeError(f"TLS with {options.certificate} and {options.private_key or 'its key'}: {error}") from error
     server = _Server(config, service, options)
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:

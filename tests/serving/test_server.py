@@ -5,16 +5,18 @@ import gzip
 import json
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
 import time
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
 from onnx import numpy_helper
@@ -371,6 +373,29 @@ def test_a_key_is_asked_for(serving, exported, tmp_path):
             assert ask(server, "GET", "/v2/models/m", headers=headers)[0] == 200
         assert ask(server, "GET", "/v2/health/ready")[0] == 200
         assert "secret" not in server.log
+
+
+def test_https_and_grpc_with_tls(serving, exported, tmp_path):
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        [
+            "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-keyout", key,
+            "-out", certificate, "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+        ],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    with serving(f"m={exported()[1]}", "--tls-certificate", certificate, "--tls-key", key, "--grpc-port", 0) as server:
+        host, _, port = server.address.partition(":")
+        connection = HTTPSConnection(host, int(port), context=ssl.create_default_context(cafile=certificate))
+        connection.request("GET", "/v2/health/ready")
+        assert connection.getresponse().status == 200
+        secure = server.wait_for(r"gRPC on (\S+)").group(1)
+        with triton_grpc.InferenceServerClient(secure, ssl=True, root_certificates=str(certificate)) as client:
+            assert client.is_server_ready()
+    for name in ("nowhere.pem", "key.pem"):
+        with serving(exported()[1], "--tls-certificate", tmp_path / name, ready=False) as failed:
+            assert failed.process.wait(60) == 1
+            assert name in failed.log and "Traceback" not in failed.log
 
 
 def test_it_logs_json(serving, exported):
