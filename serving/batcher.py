@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 Tensors = Mapping[str, NDArray[Any]]
 _SMOOTHING = 0.2  # of the newest batch in the mean seconds of a row
 _SAFETY = 1.2  # how much longer than expected the queue may take
-_MARGIN = 0.01  # seconds between the end of a queue delay and a deadline
+_MARGIN = 0.05  # seconds between the end of a queue delay and a deadline
 
 
 class OverloadError(RuntimeError):

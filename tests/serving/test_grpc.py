@@ -209,7 +209,7 @@ def test_a_message_beyond_the_limit(serving, exported):
 
 
 def test_sigterm_answers_what_was_accepted(serving, exported, tensors, want):
-    with serving(f"tiny={exported()[1]}", "--grpc-port", 0, "--queue-delay", 1000) as server:
+    with serving(f"tiny={exported()[1]}", "--grpc-port", 0, "--queue-delay", 3000) as server:
         answers, done = [], threading.Event()
 
         def keep(result, error):
@@ -218,7 +218,7 @@ def test_sigterm_answers_what_was_accepted(serving, exported, tensors, want):
 
         with triton.InferenceServerClient(address(server)) as client:
             client.async_infer("tiny", inputs(tensors), keep)
-            assert not done.wait(0.3)
+            assert not done.wait(1.0)
             assert server.stop() == 0
             assert done.wait(10)
     np.testing.assert_allclose(answers[0], want, atol=1e-5)

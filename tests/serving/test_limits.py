@@ -205,13 +205,13 @@ def test_answers_are_never_mixed_up(server, infer):
 
 
 def test_who_leaves_before_the_answer_is_not_run(serving, exported):
-    with serving(f"tiny={exported()[1]}", "--queue-delay", "3000") as slow:
+    with serving(f"tiny={exported()[1]}", "--queue-delay", "6000") as slow:
         host, _, port = slow.address.partition(":")
         item = {"name": "images", "shape": [1, 8, 8, 1], "datatype": "FP32", "data": [0] * 64}
         body = json.dumps({"inputs": [item]}).encode()
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-            time.sleep(0.3)  # it waits for company now
+            time.sleep(1.0)  # it waits for company now
         slow.wait_for("disconnected")
         connection = HTTPConnection(slow.address, timeout=30)
         connection.request("GET", "/v2/models/tiny/stats")

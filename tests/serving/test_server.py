@@ -477,7 +477,7 @@ def test_a_new_version_replaces_the_old_under_load_and_a_corrupt_one_does_not(
 
 
 def test_sigterm_loses_no_accepted_request(serving, exported, tensors, want):
-    with serving(f"tiny={exported()[1]}", "--queue-delay", "500", "--max-batch", "64") as server:
+    with serving(f"tiny={exported()[1]}", "--queue-delay", "3000", "--max-batch", "64") as server:
         answers, failures = [], []
         sent = threading.Barrier(9)
 
@@ -498,7 +498,7 @@ def test_sigterm_loses_no_accepted_request(serving, exported, tensors, want):
         for client in clients:
             client.start()
         sent.wait()
-        time.sleep(0.2)  # they wait for company now
+        time.sleep(1.0)  # they wait for company now
         assert server.stop() == 0
         for client in clients:
             client.join()
