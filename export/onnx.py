@@ -157,11 +157,12 @@ def _convert_graph(traced: Skeleton, name: str, layers: set[str], opset: int) ->
     try:
         # What it logs of a failure is in the exception too.
         with quiet(logging.getLogger("tf2onnx"), logging.CRITICAL), tf.Graph().as_default() as graph:
-            tf.import_graph_def(_with_late_weights(traced), name="")
+            proto, inputs = _with_late_weights(traced)
+            tf.import_graph_def(proto, name="")
             converted = tfonnx.process_tf_graph(
                 graph,
                 opset=opset,
-                input_names=[traced.input],
+                input_names=inputs,
                 output_names=[traced.output],
                 custom_op_handlers={
                     _WEIGHT: (_weight, []),
@@ -177,17 +178,23 @@ def _convert_graph(traced: Skeleton, name: str, layers: set[str], opset: int) ->
     return proto
 
 
-def _with_late_weights(traced: Skeleton) -> Any:
+def _with_late_weights(traced: Skeleton) -> tuple[Any, list[str]]:
     """The skeleton's GraphDef with a node of no inputs for each weight, which becomes one of the graph's at the end.
+
+    Returns:
+        The GraphDef, and the names of the inputs that are left.
 
     tf2onnx looks each input up in the list of all nodes, forty times: a third of its time for a thousand layers.
     """
     proto = traced.graph.as_graph_def(add_shapes=True)
+    left = dict.fromkeys([traced.input, *traced.weights])
     for node in proto.node:
-        if f"{node.name}:0" in traced.weights and not node.attr["shape"].shape.unknown_rank:
+        # What the function closed over has no shape here, and stays an input.
+        if f"{node.name}:0" in traced.weights and "shape" in node.attr:
             node.op = _WEIGHT
             node.attr["memory_region_name"].s = node.name.encode()
-    return proto
+            del left[f"{node.name}:0"]
+    return proto, list(left)
 
 
 def _weight(context: Any, node: Any, name: str, args: Any) -> None:

@@ -193,10 +193,13 @@ def keras_runner(model: Any) -> Runner:
     It is traced once, as for `model.predict`: several times faster than layer by layer.
     """
     kind = interface(model).output
+    variables = model.trainable_variables, model.non_trainable_variables
 
     def call(images: Any) -> dict[str, Any]:
+        # Not model(images): TensorFlow would have its name for a scope's, and that may have no spaces.
+        state = [[variable.value for variable in group] for group in variables]
         with tapped_head(model) as logits:
-            outputs = {kind: model(images, training=False)}
+            outputs = {kind: model.stateless_call(*state, images, training=False)[0]}
         if logits:
             outputs["logits"] = logits[0]
         return outputs

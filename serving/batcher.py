@@ -125,7 +125,8 @@ class Batcher:
 
     def expected_wait(self) -> float:
         """Seconds until rows that come now would be answered, by what rows took of late."""
-        return (self._waiting + self._running + 1) * self._row_seconds / len(self._workers)
+        own_batch = min(self.max_batch, 2 * (self._waiting + 1))  # under load, others will join them in it
+        return (self._waiting + self._running + own_batch) * self._row_seconds / len(self._workers)
 
     def admit(self, rows: int, deadline: float) -> None:
         """Raise unless so many rows may queue and can be answered in time; cheap, so that overload costs little.
