@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_resnets import __version__
 from keras_resnets.extras import extra
 from keras_resnets.preprocessing import ImageError
 
@@ -17,7 +16,7 @@ from .describe import card_of, config_of, metadata_of
 from .openapi import document
 from .protocol import ProtocolError, parse_request, response
 from .served import ServedModel
-from .service import EXTENSIONS, Asked, RequestError, Service
+from .service import EXTENSIONS, VERSION, Asked, RequestError, Service
 from .web import ClientGoneError, off_the_loop, read_body, while_connected
 
 with extra("serve"):
@@ -188,7 +187,7 @@ class App:
         return _json({"ready": self.service.ready}, 200 if self.service.ready else 503)
 
     async def _server(self, request: Request) -> Response:
-        return _json({"name": "keras_resnets", "version": __version__, "extensions": EXTENSIONS})
+        return _json({"name": "keras_resnets", "version": VERSION, "extensions": EXTENSIONS})
 
     def _model(self, request: Request) -> ServedModel:
         return self.service.repository.get(request.path_params["name"], request.path_params.get("version"))

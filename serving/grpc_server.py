@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_resnets import __version__
 from keras_resnets.extras import extra
 
 from .describe import config_of, metadata_of
@@ -26,7 +25,7 @@ from .protocol import (
     from_numbers,
     to_bytes,
 )
-from .service import EXTENSIONS, Asked, RequestError, Service
+from .service import EXTENSIONS, VERSION, Asked, RequestError, Service
 
 with extra("serve"):
     import grpc
@@ -138,7 +137,7 @@ class GrpcServer:
         return MESSAGES["ServerReadyResponse"](ready=self.service.ready)
 
     async def _server_metadata(self, asked: Asked, request: Any, context: Any) -> Any:
-        return MESSAGES["ServerMetadataResponse"](name="keras_resnets", version=__version__, extensions=EXTENSIONS)
+        return MESSAGES["ServerMetadataResponse"](name="keras_resnets", version=VERSION, extensions=EXTENSIONS)
 
     async def _model_ready(self, asked: Asked, request: Any, context: Any) -> Any:
         self.service.repository.get(request.name, request.version or None)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_resnets import __version__
-
 from .protocol import DATATYPES
+from .service import VERSION
 
 _NAME = {"name": "name", "in": "path", "required": True, "description": "of the model", "schema": {"type": "string"}}
 _VERSION = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
@@ -47,7 +46,7 @@ def document() -> dict[str, Any]:
         paths[f"{start}/infer"] = {"post": _infer(parameters)}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "keras_resnets", "version": __version__, "description": "Image classification, and the Open "
+        "info": {"title": "keras_resnets", "version": VERSION, "description": "Image classification, and the Open "
                  "Inference Protocol v2 with Triton's binary, classification, statistics and repository extensions."},
         "paths": paths,
         "components": {

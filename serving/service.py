@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 from keras_resnets.bundle import BundleError
@@ -22,6 +23,7 @@ from .served import ServedModel
 
 _LOG = logging.getLogger(__name__)
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
+VERSION = version("keras-resnets")
 EXTENSIONS = ("binary_tensor_data", "classification", "statistics", "model_configuration", "model_repository")
 
 
