@@ -14,7 +14,7 @@ from keras_resnets import __version__
 from keras_resnets.cli_evaluate import add_evaluate
 from keras_resnets.cli_export import add_export
 from keras_resnets.cli_launch import add_launch
-from keras_resnets.cli_serve import add_serve
+from keras_resnets.cli_serve import API_KEY, add_serve
 from keras_resnets.cli_train import add_train
 from keras_resnets.cli_verify import add_verify
 from keras_resnets.cli_weights import add_weights
@@ -195,7 +195,7 @@ def _add_predict(commands: Any) -> None:
     parser.add_argument("--precision", help="float32, float16, int8 … (default: the bundle's first)")
     parser.add_argument("--threads", type=int, help="threads of one operator (default: the CPUs of this process)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
-    parser.add_argument("--url", help="ask this server (its key: KERAS_RESNETS_API_KEY), and run nothing here")
+    parser.add_argument("--url", help=f"ask this server (its key: {API_KEY}), and run nothing here")
     parser.add_argument("--timeout", type=float, default=30.0, help="seconds for the server (default 30)")
 
 
@@ -205,7 +205,7 @@ def _predict(options: argparse.Namespace) -> int:
     if options.url:
         from keras_resnets.serving.client import Client
 
-        key = os.environ.get("KERAS_RESNETS_API_KEY")
+        key = os.environ.get(API_KEY)
         client = Client(options.url, api_key=key, timeout=options.timeout)
         predictions = client.classify(options.bundle, options.images, options.top)
     else:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_KEY = "KERAS_RESNETS_API_KEY"
+API_KEY = "KERAS_RESNETS_API_KEY"
 
 
 def add_serve(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -30,7 +30,7 @@ def add_serve(commands: Any, command: Callable[..., argparse.ArgumentParser]) ->
     _add_running(parser)
     _add_limits(parser)
     parser.add_argument("--control", action="store_true", help="let requests load and unload models")
-    parser.add_argument("--api-key-file", type=Path, metavar="FILE", help=f"clients must send this key (or {_KEY})")
+    parser.add_argument("--api-key-file", type=Path, metavar="FILE", help=f"clients must send this key (or {API_KEY})")
     parser.add_argument("--tls-certificate", type=Path, metavar="FILE", help="serve HTTPS with this certificate (PEM)")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, where that is another file")
     parser.add_argument("--log-format", choices=["text", "json"], default="text")
@@ -98,7 +98,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _key(file: Path | None) -> str | None:
     """A key on the command line could be read by everybody on the machine."""
-    key = file.read_text(encoding="utf-8").strip() if file else os.environ.get(_KEY)
+    key = file.read_text(encoding="utf-8").strip() if file else os.environ.get(API_KEY)
     if file and not key:
         raise ValueError(f"{file} holds no key")
     return key or None

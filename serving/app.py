@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +13,9 @@ from keras_resnets.preprocessing import ImageError
 
 from .describe import card_of, config_of, metadata_of
 from .openapi import document
-from .protocol import ProtocolError, parse_request, response
+from .protocol import JSON_SIZE, ProtocolError, parse_request, response
 from .served import ServedModel
-from .service import EXTENSIONS, VERSION, Asked, RequestError, Service
+from .service import EXTENSIONS, VERSION, Asked, RequestError, Service, holds_key
 from .web import ClientGoneError, off_the_loop, read_body, while_connected
 
 with extra("serve"):
@@ -31,7 +30,6 @@ with extra("serve"):
     from starlette.types import Message, Receive, Scope, Send
 
 _WORTH_COMPRESSING = 1024  # bytes
-_JSON_SIZE = "Inference-Header-Content-Length"
 _PAGE = Path(__file__).with_name("page.html")
 # The page needs nothing from elsewhere, and lets nothing in.
 _POLICY = (
@@ -104,8 +102,9 @@ class App:
 
         self.service.active += 1
         try:
-            if self._key is not None and scope["path"] not in _OPEN:
-                self._check_key(headers)
+            if self._key is not None and scope["path"] not in _OPEN and not holds_key(headers, self._key):
+                message = "an API key is needed: Authorization: Bearer KEY"
+                raise RequestError(401, message, **{"www-authenticate": "Bearer"})
             compress = "gzip" in headers.get("accept-encoding", "")
             await (self._compressing if compress else self._router)(scope, receive, send_with_id)
         except Exception as error:
@@ -123,15 +122,6 @@ class App:
             self.service.active -= 1
         self.service.metrics.answered(asked.model, "http", status)
 
-    def _check_key(self, headers: Headers) -> None:
-        given = headers.get("x-api-key", "")
-        bearer, space, token = headers.get("authorization", "").partition(" ")
-        if space and bearer.lower() == "bearer":
-            given = token
-        assert self._key is not None
-        if not hmac.compare_digest(given.encode(), self._key.encode()):
-            raise RequestError(401, "an API key is needed: Authorization: Bearer KEY", **{"www-authenticate": "Bearer"})
-
     def _admitted(self, request: Request, timeout: float | None = None) -> tuple[ServedModel, float]:
         version = request.path_params.get("version") or request.query_params.get("version")
         return self.service.admit(_asked(request), request.path_params["name"], version, timeout)
@@ -148,7 +138,7 @@ class App:
         self.service.succeeded(_asked(request), model, answer)
         if json_size is None:
             return Response(parts[0], media_type="application/json")
-        return Response(b"".join(parts), headers={_JSON_SIZE: str(json_size)}, media_type="application/octet-stream")
+        return Response(b"".join(parts), headers={JSON_SIZE: str(json_size)}, media_type="application/octet-stream")
 
     async def _classify(self, request: Request) -> Response:
         top = _top(request)
@@ -214,7 +204,7 @@ class App:
         ready = (await self._object(request)).get("ready", False)
         if not isinstance(ready, bool):
             raise ProtocolError("ready must be true or false")
-        return _json([row for row in self.service.repository.index() if not ready or row["state"] == "READY"])
+        return _json(self.service.repository.index(ready))
 
     async def _load(self, request: Request) -> Response:
         await self.service.load(request.path_params["name"], await self._parameters(request))
@@ -296,11 +286,11 @@ def _timeout(request: Request) -> float | None:
 
 
 def _json_size(headers: Headers) -> int | None:
-    text = headers.get(_JSON_SIZE)
+    text = headers.get(JSON_SIZE)
     if text is None:
         return None
     if not text.isascii() or not text.isdecimal() or len(text) > 12:
-        raise ProtocolError(f"{_JSON_SIZE} must be a whole number, not {text[:40]!r}")
+        raise ProtocolError(f"{JSON_SIZE} must be a whole number, not {text[:40]!r}")
     return int(text)
 
 

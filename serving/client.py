@@ -18,14 +18,13 @@ from keras_resnets.extras import extra
 from keras_resnets.labels import Prediction
 from keras_resnets.preprocessing import ImageError, ImageLike
 
-from .protocol import DATATYPES, datatype, to_bytes
+from .protocol import DATATYPES, JSON_SIZE, datatype, to_bytes
 
 with extra("serve"):
     import urllib3
 
 _AGAIN = (429, 503)  # the server did not run the request
 _PAUSE = 0.1  # seconds before the second attempt, doubled for each further one
-_JSON_SIZE = "Inference-Header-Content-Length"
 
 
 class ServerError(RuntimeError):
@@ -103,19 +102,20 @@ class Client:
             ValueError: for a type that the protocol has not.
         """
         inputs, raw = [], []
-        for name, tensor in tensors.items():
-            if np.asarray(tensor).dtype.name not in {kind for kind, _ in DATATYPES.values()}:
-                raise ValueError(f"{name} is of {np.asarray(tensor).dtype}, which the protocol has not")
-            raw.append(to_bytes(np.asarray(tensor)))
+        for name, array in tensors.items():
+            tensor = np.asarray(array)
+            if tensor.dtype.name not in {kind for kind, _ in DATATYPES.values()}:
+                raise ValueError(f"{name} is of {tensor.dtype}, which the protocol has not")
+            raw.append(to_bytes(tensor))
             inputs.append({
-                "name": name, "shape": list(tensor.shape), "datatype": datatype(np.asarray(tensor)),
+                "name": name, "shape": list(tensor.shape), "datatype": datatype(tensor),
                 "parameters": {"binary_data_size": len(raw[-1])},
             })  # fmt: skip
         head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
         answer = self._ask(
-            "POST", f"/v2/models/{quote(model, safe='')}/infer", b"".join([head, *raw]), {_JSON_SIZE: str(len(head))}
+            "POST", f"/v2/models/{quote(model, safe='')}/infer", b"".join([head, *raw]), {JSON_SIZE: str(len(head))}
         )
-        return _outputs(answer.data, int(answer.headers.get(_JSON_SIZE, len(answer.data))))
+        return _outputs(answer.data, int(answer.headers.get(JSON_SIZE, len(answer.data))))
 
     def _ask(
         self,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from .protocol import (
     from_numbers,
     to_bytes,
 )
-from .service import EXTENSIONS, VERSION, Asked, RequestError, Service
+from .service import EXTENSIONS, VERSION, Asked, RequestError, Service, holds_key
 
 with extra("serve"):
     import grpc
@@ -106,8 +105,8 @@ class GrpcServer:
             self.service.active += 1
             status = 200
             try:
-                if self._key is not None and method not in _OPEN:
-                    self._check_key(given)
+                if self._key is not None and method not in _OPEN and not holds_key(given, self._key):
+                    raise RequestError(401, "an API key is needed: metadata authorization: Bearer KEY")
                 return await answer(asked, request, context)
             except Exception as error:
                 verdict = self.service.refused(asked, error)
@@ -120,15 +119,6 @@ class GrpcServer:
                 self.service.metrics.answered(asked.model, "grpc", status)
 
         return handle
-
-    def _check_key(self, given: Mapping[str, Any]) -> None:
-        token = str(given.get("x-api-key", ""))
-        bearer, space, rest = str(given.get("authorization", "")).partition(" ")
-        if space and bearer.lower() == "bearer":
-            token = rest
-        assert self._key is not None
-        if not hmac.compare_digest(token.encode(), self._key.encode()):
-            raise RequestError(401, "an API key is needed: metadata authorization: Bearer KEY")
 
     async def _server_live(self, asked: Asked, request: Any, context: Any) -> Any:
         return MESSAGES["ServerLiveResponse"](live=True)
@@ -160,8 +150,7 @@ class GrpcServer:
         return MESSAGES["ModelStatisticsResponse"](model_stats=rows)
 
     async def _repository_index(self, asked: Asked, request: Any, context: Any) -> Any:
-        rows = [row for row in self.service.repository.index() if not request.ready or row["state"] == "READY"]
-        return MESSAGES["RepositoryIndexResponse"](models=rows)
+        return MESSAGES["RepositoryIndexResponse"](models=self.service.repository.index(request.ready))
 
     async def _repository_model_load(self, asked: Asked, request: Any, context: Any) -> Any:
         await self.service.load(request.model_name, {item.key: None for item in request.parameters})

@@ -33,6 +33,7 @@ DATATYPES = {
     "FP32": ("float32", "tensor(float)"),
     "FP64": ("float64", "tensor(double)"),
 }
+JSON_SIZE = "Inference-Header-Content-Length"  # the header that says where the binary tensors begin
 _OF_NUMPY = {numpy: name for name, (numpy, _) in DATATYPES.items()}
 _MOST_ELEMENTS = 2**31
 

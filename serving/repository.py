@@ -109,12 +109,13 @@ class Repository:
         """
         return [version for version, entry in self._versions(name).items() if entry.model is not None]
 
-    def index(self) -> list[dict[str, str]]:
-        """Every version of every model, as the protocol's repository index lists it."""
+    def index(self, ready: bool = False) -> list[dict[str, str]]:
+        """Every version of every model, or those that are ready, as the protocol's repository index lists them."""
         return [
             {"name": name, "version": version, "state": entry.state, "reason": "" if entry.model else entry.reason}
             for name, versions in self._entries.items()
             for version, entry in versions.items()
+            if not ready or entry.state == "READY"
         ]
 
     def models(self) -> list[ServedModel]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import logging
 import math
 import re
@@ -77,6 +78,15 @@ class Asked:
     def seconds(self) -> float:
         """Since it began."""
         return time.monotonic() - self.began
+
+
+def holds_key(headers: Mapping[str, Any], key: str) -> bool:
+    """Whether HTTP's headers or gRPC's metadata have the key, as `authorization: Bearer KEY` or `x-api-key: KEY`."""
+    given = str(headers.get("x-api-key", ""))
+    bearer, space, token = str(headers.get("authorization", "")).partition(" ")
+    if space and bearer.lower() == "bearer":
+        given = token
+    return hmac.compare_digest(given.encode(), key.encode())
 
 
 class Service:
