@@ -6,7 +6,7 @@ then nodes are merged (see merge.py), batch norms into convolutions above all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from numpy.typing import NDArray
@@ -22,12 +22,13 @@ with extra("export"):
     from onnx.reference import ReferenceEvaluator
 
 
-def fill(model: Any, weights: Mapping[str, Callable[[], NDArray[Any]]]) -> Large:
+def fill(model: Any, weights: Mapping[str, Callable[[], NDArray[Any]]], packed: set[str]) -> Large:
     """Replace the weight inputs of an ONNX model by folded initializers, in place.
 
     Args:
         model: a ModelProto whose graph inputs include the names of `weights`.
         weights: graph input name to a function that gives its array.
+        packed: the names of those that batch norms read as all of their four weights.
 
     Returns:
         The large arrays, beside the message; see stream.py.
@@ -35,6 +36,7 @@ def fill(model: Any, weights: Mapping[str, Callable[[], NDArray[Any]]]) -> Large
     graph = model.graph
     constant, rest = _split(graph, set(weights))
     values = _evaluate(model, constant, rest, weights)
+    _unpack(rest, values, packed)
     nodes = merge(rest, [item.name for item in graph.output], values)
     used = {name for node in nodes for name in node.input}
     images = [item for item in graph.input if item.name not in weights]
@@ -46,6 +48,15 @@ def fill(model: Any, weights: Mapping[str, Callable[[], NDArray[Any]]]) -> Large
     for name in sorted(used & set(values)):
         graph.initializer.append(tensor_of(values.pop(name), name, large))
     return large
+
+
+def _unpack(nodes: Iterable[Any], values: Values, packed: set[str]) -> None:
+    """Give batch norms the four weights of their pack."""
+    for node in nodes:
+        for name in packed.intersection(node.input):
+            rows = dict(zip((f"{name}/{i}" for i in range(4)), values[name], strict=True))
+            values.update(rows)
+            node.input[1:] = list(rows)
 
 
 def _split(graph: Any, weights: set[str]) -> tuple[list[Any], list[Any]]:

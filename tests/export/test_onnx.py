@@ -136,6 +136,22 @@ def test_a_model_with_shared_layers_nested_models_and_every_kind_of_norm(tmp_pat
     assert np.abs(run(file, noise(model, 3)) - expected).max() <= 1e-5 * expected.max()
 
 
+@pytest.mark.parametrize("weight", ["gamma", "moving_variance", "moving_mean"])
+def test_a_layer_may_read_the_weights_of_a_batch_norm(weight, tmp_path):
+    class Reader(keras.layers.Layer):
+        def call(self, images):
+            return images + getattr(norm, weight)
+
+    image = keras.Input((6, 6, 3))
+    norm = keras.layers.BatchNormalization(name="norm")
+    model = keras.Model(image, Reader(name="reader")(norm(image)))
+    random = np.random.default_rng(0)
+    for variable in model.variables:
+        variable.assign(random.uniform(0.5, 1.5, variable.shape))
+    file = to_onnx(model, tmp_path / "m.onnx")
+    assert np.allclose(run(file, noise(model, 2)), model(noise(model, 2), training=False), atol=1e-5)
+
+
 def test_layers_may_be_called_as_the_graph_s_input_and_output_are(tmp_path):
     image = keras.Input((4, 4, 1))
     flat = keras.layers.Flatten(name="images")(image / 255.0 + 1)  # arithmetic belongs to no layer
