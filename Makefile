@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-train test test-all test-browser test-faults test-jax check format readme benchmark-build benchmark-export \
+.PHONY: help demo demo-train test test-all test-browser test-faults test-jax test-ray check format readme benchmark-build benchmark-export \
 	benchmark-input benchmark-runtime benchmark-serving benchmark-train clean
 
 help: ## show this list
@@ -23,14 +23,18 @@ demo-train: $(INSTALLED) ## the same, training again
 	$(BIN)/keras-resnets demo --retrain
 
 test: $(INSTALLED) ## the test suite
-	$(BIN)/python -m pytest -m "not slow and not jax and not browser and not faults"
+	$(BIN)/python -m pytest -m "not slow and not jax and not browser and not faults and not ray"
 
 test-all: $(INSTALLED) ## the test suite with the whole registry
-	$(BIN)/python -m pytest -m "not jax and not browser and not faults"
+	$(BIN)/python -m pytest -m "not jax and not browser and not faults and not ray"
 
 test-jax: $(INSTALLED) ## every model on Keras's JAX backend against TensorFlow's
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[jax]"
 	$(BIN)/python -m pytest -m jax
+
+test-ray: $(INSTALLED) ## the server in Ray Serve's replicas
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[serve-ray]"
+	$(BIN)/python -m pytest -m ray
 
 test-faults: $(INSTALLED) ## the server under overload, stops and reloads, about 3 minutes
 	$(BIN)/python -m pytest -m faults -s

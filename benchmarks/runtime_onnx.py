@@ -4,7 +4,7 @@
     python benchmarks/runtime_onnx.py --torch-python TORCH/bin/python --provider openvino --python OPENVINO/bin/python
 
 Ours is `to_onnx` of ResNet50(variant="v1.5"), torchvision's the same network by torch.onnx (TorchScript) in the Python
-that --torch-python names, both with random weights. Our int8 is what `to_bundle` writes, torchvision's what
+that --torch-python names, both with random weights and images as torchvision takes them, [batch, 3, 224, 224]. Our int8 is what `to_bundle` writes, torchvision's what
 onnxruntime's quantize_static makes of it: QDQ, U8S8, per channel; both are calibrated on noise by MinMax. The sessions
 run in the Python that --python names, which needs onnxruntime (of any distribution), numpy and Pillow only, and are
 opened as keras_resnets.serving opens them: with as many threads as there are cores, all graph optimizations, and no
@@ -93,7 +93,7 @@ def export_ours(folder: Path) -> None:
     import keras_resnets
     from keras_resnets.export import to_onnx
 
-    to_onnx(keras_resnets.ResNet50(variant="v1.5"), folder / "ours_float32.onnx")
+    to_onnx(keras_resnets.ResNet50(variant="v1.5"), folder / "ours_float32.onnx", layout="nchw")
 
 
 def quantize_ours(folder: Path) -> None:
@@ -103,7 +103,7 @@ def quantize_ours(folder: Path) -> None:
     from keras_resnets.export.int8 import Int8, calibrate
 
     chance = np.random.default_rng(0)
-    images = (chance.standard_normal((1, SIDE, SIDE, 3), np.float32) for _ in range(CALIBRATION_IMAGES))
+    images = (chance.standard_normal((1, 3, SIDE, SIDE), np.float32) for _ in range(CALIBRATION_IMAGES))
     source = folder / "ours_float32.onnx"
     Int8(source, calibrate(source, images), symmetric=False).write(folder / "ours_int8.onnx", ())
 

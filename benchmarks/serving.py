@@ -32,7 +32,7 @@ WORKERS = (1, 2)
 PEERS = Path(__file__).with_name("serving_peers.py")
 PACKAGES = ("onnxruntime", "numpy", "pillow", "uvicorn", "starlette")
 SLOW_SWITCH = (
-    "import keras_resnets.serving.server as s, sys; s._SWITCH_SECONDS = 0.005; from keras_resnets.cli import main"
+    "import keras_resnets.serving.server as s, sys; s.SWITCH_SECONDS = 0.005; from keras_resnets.cli import main"
 )
 
 

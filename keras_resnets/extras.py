@@ -21,6 +21,7 @@ _MODULES = {
         "google",
         "urllib3",
     ),
+    "serve-ray": ("ray",),
     "study": ("matplotlib",),
 }
 _HINTS = {

@@ -29,7 +29,7 @@ _LOG = logging.getLogger(__name__)
 _FIELDS = ("request_id", "model", "status")
 # Python lets a busy thread run for 5 ms before another gets its turn: the batcher's threads would wait that long for
 # the event loop after every batch. benchmarks/serving.py shows what it costs.
-_SWITCH_SECONDS = 0.0002
+SWITCH_SECONDS = 0.0002
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def serve(named: Sequence[str], folder: Path | None, settings: Settings, options
     except OSError as error:
         raise ServeError(f"TLS with {options.certificate} and {options.private_key or 'its key'}: {error}") from error
     server = _Server(config, service, options)
-    sys.setswitchinterval(_SWITCH_SECONDS)
+    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         server.run()
     except SystemExit as error:  # uvicorn's word for a port that is taken

@@ -1,16 +1,17 @@
 """The server under more load than it can bear: `make test-faults`, about five minutes."""
 
 import asyncio
+import collections
 import json
 import threading
 import time
 from http.client import HTTPConnection
 from pathlib import Path
 
-import aiohttp
 import numpy as np
 import onnx
 import pytest
+from load import Load, closed_loop, open_loop, post
 from onnx import TensorProto, helper, numpy_helper
 
 pytestmark = pytest.mark.faults
@@ -56,60 +57,26 @@ def body(value):
     return json.dumps({"id": str(value), "inputs": [item]})
 
 
-async def one(session, url, value, results):
-    began = time.monotonic()
-    async with session.post(url, data=body(value)) as answer:
-        told = await answer.json(content_type=None)
-    results.append((answer.status, time.monotonic() - began, told))
-
-
-async def closed_loop(url, clients, seconds):
-    """So many clients, each asking again as soon as it has an answer; the answers' (status, seconds, told)."""
-    results, end = [], time.monotonic() + seconds
-
-    async def client(session):
-        while time.monotonic() < end:
-            await one(session, url, 1.0, results)
-
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        await asyncio.gather(*(client(session) for _ in range(clients)))
-    return results
-
-
-async def open_loop(url, rate, seconds):
-    """So many requests a second, whatever becomes of them."""
-    results, tasks = [], set()
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        began = time.monotonic()
-        for number in range(int(rate * seconds)):
-            await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
-            task = asyncio.create_task(one(session, url, 1.0, results))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-        await asyncio.gather(*tasks)
-    return results
-
-
 def good(results, seconds):
     """Answers a second that came in time."""
-    return sum(status == 200 and took <= DEADLINE for status, took, _ in results) / seconds
+    return sum(told.status == 200 and told.seconds <= DEADLINE for told in results) / seconds
 
 
 def test_five_times_its_capacity(serving, slow_model):
     with serving(slow_model, "--deadline", DEADLINE, "--max-batch", 8, "--log-format", "json") as server:
-        url = f"{server.url}/v2/models/slow/infer"
-        asyncio.run(closed_loop(url, 8, 2))
-        peak = good(asyncio.run(closed_loop(url, 16, 10)), 10)
+        request = post(server.address, "/v2/models/slow/infer", body(1.0))
+        asyncio.run(closed_loop(server.address, request, 8, 2))
+        peak = good(asyncio.run(closed_loop(server.address, request, 16, 10)), 10)
         before = memory(server.process)
-        results = asyncio.run(open_loop(url, 5 * peak, 60))
+        results = asyncio.run(open_loop(server.address, request, 5 * peak, 60))
         after = memory(server.process)
-        recovered = asyncio.run(closed_loop(url, 16, 10))
-    accepted = [took for status, took, _ in results if status == 200]
-    refused = sorted(took for status, took, _ in results if status != 200)
-    statuses = {status: sum(one[0] == status for one in results) for status in {one[0] for one in results}}
+        recovered = asyncio.run(closed_loop(server.address, request, 16, 10))
+    accepted = [told.seconds for told in results if told.status == 200]
+    refused = sorted(told.seconds for told in results if told.status != 200)
+    statuses = collections.Counter(told.status for told in results)
     print(
-        f"\npeak {peak:.0f}/s; under {5 * peak:.0f}/s: {good(results, 60):.0f}/s in time, {statuses}, accepted at most "
-        f"{max(accepted):.2f} s, refused within {1000 * refused[int(0.99 * len(refused))]:.1f} ms (p99); "
+        f"\npeak {peak:.0f}/s; under {5 * peak:.0f}/s: {good(results, 60):.0f}/s in time, {dict(statuses)}, accepted at "
+        f"most {max(accepted):.2f} s, refused within {1000 * refused[int(0.99 * len(refused))]:.1f} ms (p99); "
         f"memory {before:.0f} to {after:.0f} MB; recovered to {good(recovered, 10):.0f}/s"
     )
     assert set(statuses) <= {200, 429}
@@ -117,7 +84,7 @@ def test_five_times_its_capacity(serving, slow_model):
     assert refused[int(0.99 * len(refused))] <= 0.05
     assert good(results, 60) >= 0.9 * peak
     assert after - before < 100
-    assert good(recovered, 10) >= 0.9 * peak and {status for status, *_ in recovered} == {200}
+    assert good(recovered, 10) >= 0.9 * peak and {told.status for told in recovered} == {200}
 
 
 def test_ten_thousand_answers_are_each_one_s_own(serving, exported):
@@ -149,33 +116,31 @@ def test_ten_thousand_answers_are_each_one_s_own(serving, exported):
 
 def test_sigterm_under_load_loses_no_accepted_request(serving, slow_model):
     async def main(server):
-        url = f"{server.url}/v2/models/slow/infer"
-        results, lost, refused = [], [], []
-        stopping = asyncio.Event()
+        request = post(server.address, "/v2/models/slow/infer", body(1.0))
+        stopping, loads = asyncio.Event(), []
 
-        async def client(session):
+        async def client():
             while not stopping.is_set():
+                # A connection for each request: what the server closes while idle was never accepted.
+                load = Load(server.address, request)
                 try:
-                    await one(session, url, 1.0, results)
-                except aiohttp.ClientConnectorError:
-                    refused.append(1)  # it listens no more: that request was never accepted
-                    return
-                except aiohttp.ClientError as error:
-                    lost.append(error)
+                    await load.one()
+                except ConnectionRefusedError:
+                    return  # it listens no more
+                load.close()
+                loads.append(load)
 
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as session:
-            clients = [asyncio.create_task(client(session)) for _ in range(16)]
-            await asyncio.sleep(3)
-            status = await asyncio.to_thread(server.stop)
-            stopping.set()
-            await asyncio.gather(*clients)
-        return status, results, lost
+        clients = [asyncio.create_task(client()) for _ in range(16)]
+        await asyncio.sleep(3)
+        status = await asyncio.to_thread(server.stop)
+        stopping.set()
+        await asyncio.gather(*clients)
+        return status, [told.status for load in loads for told in load.results]
 
     with serving(slow_model, "--deadline", 30) as server:
-        status, results, lost = asyncio.run(main(server))
+        status, statuses = asyncio.run(main(server))
     assert status == 0
-    assert {one[0] for one in results} <= {200, 503} and len(results) > 100
-    assert not lost
+    assert set(statuses) <= {200, 503} and len(statuses) > 100
 
 
 def test_versions_change_under_load_without_a_failure(serving, slow_model, tmp_path):
@@ -183,9 +148,9 @@ def test_versions_change_under_load_without_a_failure(serving, slow_model, tmp_p
     (tmp_path / "slow" / "model.onnx").write_bytes(slow_model.read_bytes())
 
     async def main(server):
-        url = f"{server.url}/v2/models/slow"
+        request = post(server.address, "/v2/models/slow/infer", body(1.0))
         loading = asyncio.create_task(asyncio.to_thread(reload, server))
-        results = await closed_loop(f"{url}/infer", 8, 15)
+        results = await closed_loop(server.address, request, 8, 15)
         return results, await loading
 
     def reload(server):
@@ -200,4 +165,4 @@ def test_versions_change_under_load_without_a_failure(serving, slow_model, tmp_p
     with serving("--repository", tmp_path, "--control") as server:
         results, loads = asyncio.run(main(server))
     assert loads == [200] * 10
-    assert {status for status, *_ in results} == {200} and len(results) > 100
+    assert {told.status for told in results} == {200} and len(results) > 100
