@@ -4,12 +4,12 @@
     python benchmarks/runtime_onnx.py --torch-python TORCH/bin/python --provider openvino --python OPENVINO/bin/python
 
 Ours is `to_onnx` of ResNet50(variant="v1.5"), torchvision's the same network by torch.onnx (TorchScript) in the Python
-that --torch-python names, both with random weights and images as torchvision takes them, [batch, 3, 224, 224]. Our int8 is what `to_bundle` writes, torchvision's what
-onnxruntime's quantize_static makes of it: QDQ, U8S8, per channel; both are calibrated on noise by MinMax. The sessions
-run in the Python that --python names, which needs onnxruntime (of any distribution), numpy and Pillow only, and are
-opened as keras_resnets.serving opens them: with as many threads as there are cores, all graph optimizations, and no
-other provider than the one asked for. Each file and batch is a process of its own, in turn; the result goes to
-benchmarks/results, in a file whose name says the conditions.
+that --torch-python names, both with random weights, and images as torchvision takes them, [batch, 3, 224, 224]. Our
+int8 is what `to_bundle` writes, torchvision's what onnxruntime's quantize_static makes of it: QDQ, U8S8, per channel;
+both are calibrated on noise by MinMax. The sessions run in the Python that --python names, which needs onnxruntime (of
+any distribution), numpy and Pillow only, and are opened as keras_resnets.serving opens them: with as many threads as
+there are cores, all graph optimizations, and no other provider than the one asked for. Each file and batch is a process
+of its own, in turn; the result goes to benchmarks/results, in a file whose name says the conditions.
 """
 
 from __future__ import annotations

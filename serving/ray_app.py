@@ -29,13 +29,20 @@ _OF_A_REPLICA = {"min_replicas": int, "max_replicas": int, "cpus": float, "gpus"
 _KINDS: dict[str, Any] = {"str": str, "int": int, "float": float}
 
 
-async def _replica_s_own(scope: Any, receive: Any, send: Any) -> None:
+class _OfThisReplica:
     """An ASGI application: that of the replica that runs here."""
-    await serve.get_replica_context().servable_object.app(scope, receive, send)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":  # Ray insists on it; a replica begins and ends by itself
+            for event in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{event}.complete"})
+        else:
+            await serve.get_replica_context().servable_object.answer(scope, receive, send)
 
 
 @serve.deployment(name="keras_resnets")
-@serve.ingress(_replica_s_own)
+@serve.ingress(_OfThisReplica())
 class Replica:
     """A server's application without a server of its own.
 
@@ -48,7 +55,7 @@ class Replica:
         log_to_stderr(as_json=False)
         sys.setswitchinterval(SWITCH_SECONDS)
         self.service = make_service(bundles, None, settings, ServerOptions())
-        self.app = App(self.service)
+        self.answer = App(self.service)
         await self.service.repository.load_all()
 
     def check_health(self) -> None:

@@ -75,8 +75,8 @@ def test_five_times_its_capacity(serving, slow_model):
     refused = sorted(told.seconds for told in results if told.status != 200)
     statuses = collections.Counter(told.status for told in results)
     print(
-        f"\npeak {peak:.0f}/s; under {5 * peak:.0f}/s: {good(results, 60):.0f}/s in time, {dict(statuses)}, accepted at "
-        f"most {max(accepted):.2f} s, refused within {1000 * refused[int(0.99 * len(refused))]:.1f} ms (p99); "
+        f"\npeak {peak:.0f}/s; under {5 * peak:.0f}/s: {good(results, 60):.0f}/s in time, {dict(statuses)}, "
+        f"accepted at most {max(accepted):.2f} s, refused within {1000 * refused[int(0.99 * len(refused))]:.1f} ms (p99); "
         f"memory {before:.0f} to {after:.0f} MB; recovered to {good(recovered, 10):.0f}/s"
     )
     assert set(statuses) <= {200, 429}

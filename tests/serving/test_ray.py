@@ -56,7 +56,7 @@ def test_replicas_serve_scale_and_are_replaced(cluster, exported, tmp_path):
     assert ask("GET", "/v2/health/ready") == (200, {"ready": True})
     assert ask("GET", "/v2/models/tiny")[1]["inputs"][0]["shape"] == [-1, 8, 8, 1]
     status, told = ask("POST", "/v2/models/tiny/infer", "{}")
-    assert status == 400 and "inputs" in told["error"]
+    assert status == 400 and "input images is missing" in told["error"]
     assert ask("GET", "/v2/models/huge")[0] == 404
 
     # Rows of many requests share batches inside the replica.
