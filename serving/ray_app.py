@@ -38,7 +38,8 @@ class _OfThisReplica:
                 await receive()
                 await send({"type": f"lifespan.{event}.complete"})
         else:
-            await serve.get_replica_context().servable_object.answer(scope, receive, send)
+            replica: Any = serve.get_replica_context().servable_object
+            await replica.answer(scope, receive, send)
 
 
 @serve.deployment(name="keras_resnets")
@@ -51,7 +52,7 @@ class Replica:
         settings: how they are run.
     """
 
-    async def __init__(self, bundles: Sequence[str], settings: Settings) -> None:
+    async def __init__(self, bundles: Sequence[str], settings: Settings) -> None:  # type: ignore[misc]  # Ray awaits it
         log_to_stderr(as_json=False)
         sys.setswitchinterval(SWITCH_SECONDS)
         self.service = make_service(bundles, None, settings, ServerOptions())
@@ -76,7 +77,7 @@ def application(
     max_replicas: int = 4,
     cpus: float = 1.0,
     gpus: float = 0.0,
-) -> serve.Application:
+) -> Any:
     """An application for ray.serve.run.
 
     Args:
@@ -91,7 +92,8 @@ def application(
     if not bundles:
         raise ValueError("nothing to serve: name a bundle or an ONNX file, bundles=PATH")
     settings = settings or Settings(threads=max(1, int(cpus)))
-    configured = Replica.options(
+    deployment: Any = Replica  # what the decorator made of it
+    configured = deployment.options(
         # A replica's batcher must see what waits, to make batches of it and to refuse what would come too late.
         max_ongoing_requests=2 * settings.max_queue,
         max_queued_requests=settings.max_queue,
@@ -106,7 +108,7 @@ def application(
     return configured.bind(list(bundles), settings)
 
 
-def build(arguments: Mapping[str, str]) -> serve.Application:
+def build(arguments: Mapping[str, str]) -> Any:
     """The application of `serve run`'s KEY=VALUE arguments, or of a configuration file's.
 
     Args:

@@ -97,8 +97,8 @@ def serve(named: Sequence[str], folder: Path | None, settings: Settings, options
         tls = {"ssl_certfile": str(options.certificate), "ssl_keyfile": options.private_key}
     config = uvicorn.Config(
         App(service, options.api_key), host=options.host, port=options.port, http=limited(options.connections),
-        ws="none", lifespan="off", log_config=None, access_log=False, server_header=False, backlog=2048,
-        timeout_graceful_shutdown=int(options.drain) or 1, **tls,
+        ws="none", lifespan="off", log_config=None, access_log=False, server_header=False, proxy_headers=False,
+        backlog=2048, timeout_graceful_shutdown=int(options.drain) or 1, **tls,
     )  # fmt: skip
     try:
         config.load()

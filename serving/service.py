@@ -24,6 +24,7 @@ from .served import ServedModel
 
 _LOG = logging.getLogger(__name__)
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
+_SPARING = 1.0  # seconds between lines about overload, which would be a load themselves
 VERSION = version("keras-resnets")
 EXTENSIONS = ("binary_tensor_data", "classification", "statistics", "model_configuration", "model_repository")
 
@@ -109,6 +110,7 @@ class Service:
         self.repository, self.metrics, self.limits = repository, metrics, limits or Limits()
         self.draining, self.active = False, 0
         self._control = control
+        self._told_of_overload, self._untold = 0.0, 0
 
     @property
     def ready(self) -> bool:
@@ -145,8 +147,14 @@ class Service:
         if verdict.status == 500:
             _LOG.error("request failed", exc_info=error, extra=told)
             verdict = verdict._replace(message=f"internal error; the server's log says more of request {asked.id}")
-        else:
+        elif verdict.cause != "overload":
             _LOG.info("refused: %s", verdict.cause, extra=told)
+        elif time.monotonic() - self._told_of_overload > _SPARING:
+            more = f", and {self._untold} more since it was last told" if self._untold else ""
+            _LOG.info("refused: overload%s", more, extra=told)
+            self._told_of_overload, self._untold = time.monotonic(), 0
+        else:
+            self._untold += 1
         if asked.model:
             self.metrics.failure(asked.model, asked.version, verdict.cause, asked.seconds)
         return verdict

@@ -60,13 +60,14 @@ class Load:
         self._free, self.results = [], []
 
     async def one(self):
-        """Ask once."""
-        if self._free:
+        """Ask once; again where a connection that was kept turns out to be closed."""
+        began, status = time.monotonic(), 0
+        while self._free and not status:
             connection = self._free.pop()
-        else:
+            status = await connection.ask(self._request)
+        if not status:
             _, connection = await asyncio.get_running_loop().create_connection(_Connection, *self._where)
-        began = time.monotonic()
-        status = await connection.ask(self._request)
+            status = await connection.ask(self._request)
         self.results.append(Told(status, time.monotonic() - began))
         if status:
             self._free.append(connection)
