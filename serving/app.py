@@ -57,12 +57,12 @@ class App:
     def __init__(self, service: Service, api_key: str | None = None) -> None:
         self.service, self._key = service, api_key
         self._router = Router([Route(path, handler, methods=[method]) for method, path, handler in self._handlers()])
-        self._compressing = GZipMiddleware(self._router, minimum_size=_WORTH_COMPRESSING, compresslevel=4)
+        self._compressing = GZipMiddleware(self._answer, minimum_size=_WORTH_COMPRESSING, compresslevel=4)
 
     def _handlers(self) -> list[tuple[str, str, Any]]:
         """Method, path and handler."""
         of_a_model = [
-            ("POST", "/infer", self._infer),
+            ("POST", "/infer", self._infer),  # for what GET and others are told
             ("GET", "/ready", self._model_ready),
             ("GET", "/config", self._config),
             ("GET", "/stats", self._statistics),
@@ -107,9 +107,8 @@ class App:
             if self._key is not None and scope["path"] not in _OPEN and not holds_key(headers, self._key):
                 message = "an API key is needed: Authorization: Bearer KEY"
                 raise RequestError(401, message, **{"www-authenticate": "Bearer"})
-            self._refuse_early(scope, asked)
             compress = "gzip" in headers.get("accept-encoding", "")
-            await (self._compressing if compress else self._router)(scope, receive, send_with_id)
+            await (self._compressing if compress else self._answer)(scope, receive, send_with_id)
         except Exception as error:
             if status:
                 raise  # half an answer is sent: the server closes the connection
@@ -124,11 +123,16 @@ class App:
             self.service.active -= 1
         self.service.metrics.answered(asked.model, "http", status)
 
-    def _refuse_early(self, scope: Scope, asked: Asked) -> None:
-        """Under overload most requests are refused: here that costs half as much as behind the router."""
-        asks = _ASKS.fullmatch(scope["path"]) if scope["method"] == "POST" and not scope["query_string"] else None
-        if asks:
-            self.service.admit(asked, asks["infer"] or asks["classify"], asks["version"])
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What most requests ask goes past the router, which costs as much as all the rest."""
+        asks = _ASKS.fullmatch(scope["path"]) if scope["method"] == "POST" else None
+        if asks is None:
+            await self._router(scope, receive, send)
+            return
+        infers = asks["infer"] is not None
+        scope["path_params"] = {"name": asks["infer"] if infers else asks["classify"], "version": asks["version"]}
+        answer = await (self._infer if infers else self._classify)(Request(scope, receive, send))
+        await answer(scope, receive, send)
 
     def _admitted(self, request: Request, timeout: float | None = None) -> tuple[ServedModel, float]:
         version = request.path_params.get("version") or request.query_params.get("version")

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 _SMALL = 128 * 1024  # bytes
-_PATIENCE = 0.02  # seconds before a client is watched: most answers are faster, and watching costs
+_PATIENCE = 0.1  # seconds before a client is watched: most answers are faster, and watching costs
 
 
 class ClientGoneError(RequestError):
