@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -46,7 +47,8 @@ def load_image(source: str | Path | bytes) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"{name}: {image.width}×{image.height} is over the limit of 25 million pixels")
             image.load()
-            return ImageOps.exif_transpose(image)
+            ImageOps.exif_transpose(image, in_place=True)
+            return image
     except ImageError:
         raise
     except FileNotFoundError:
@@ -244,8 +246,10 @@ def _numbers(name: str, values: Iterable[Any], kind: Any, cast: Callable[[Any], 
 
 
 def _as_picture(image: ImageLike) -> Image.Image:
+    """Upright as its EXIF says."""
     if isinstance(image, Image.Image):
-        return image
+        with _decoding():
+            return ImageOps.exif_transpose(image)
     if isinstance(image, (str, Path, bytes)):
         return load_image(image)
     array = np.asarray(image)
@@ -264,12 +268,17 @@ def _as_picture(image: ImageLike) -> Image.Image:
 
 
 def _converted(picture: Image.Image, mode: str) -> Image.Image:
-    """Upright as its EXIF says, in another mode."""
-    try:
-        picture = ImageOps.exif_transpose(picture)
+    with _decoding():
         if picture.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip at 255
             pixels = np.asarray(picture).astype(np.uint32) >> 8
             picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-        return picture.convert(mode)
-    except (OSError, SyntaxError, ValueError) as error:  # an opened file is decoded here
+        return picture if picture.mode == mode else picture.convert(mode)
+
+
+@contextmanager
+def _decoding() -> Iterator[None]:
+    """Pillow decodes an opened file when it is first used."""
+    try:
+        yield
+    except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"the image cannot be decoded (truncated or corrupt): {error}") from error
