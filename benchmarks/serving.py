@@ -1,10 +1,13 @@
-"""Times `keras-resnets serve` against what people would write themselves, with wrk on the same machine.
+"""Times `keras-resnets serve` against what people use instead, with wrk on the same machine.
 
-    python benchmarks/serving.py [--peer-python PEERS/bin/python] [--rounds 3] [--seconds 8]
+    python benchmarks/serving.py [--peer-python PEERS/bin/python] [--rounds 3] [--seconds 6]
 
 A ResNet-20 of random weights classifies a 28×28 PNG a request. (Such weights decide by noise: the gate lets int8
-through unseen, where a trained network passes it.) Each contender runs in turn with 1 and with 2 workers, in processes
-of its own, of one thread a worker; wrk (one thread) asks it from 1, 8 and 64 connections after a warm-up.
+through unseen, where a trained network passes it.) All serve the same float32 file, ours its int8 variant too. Each
+runs in turn with 1 and with 2 workers, the peers as serving_peers/ has them: a process of one session of one thread a
+worker. Ours is always one process, whose session has a thread a CPU with 1 worker, and one with 2. wrk (one thread)
+asks from 8 and from 64 connections after a warm-up. Of each the better number of workers counts.
+
 The result goes to benchmarks/results. --switch-interval runs ours with Python's own interval of 5 ms between threads
 too, to show what the server's choice is worth.
 """
@@ -12,32 +15,48 @@ too, to show what the server's choice is worth.
 from __future__ import annotations
 
 import argparse
+import base64
+import json
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from paired import Row, cores, medians, write_result
 
-CONNECTIONS = (1, 8, 64)
+CONNECTIONS = (8, 64)
 WORKERS = (1, 2)
-PEERS = Path(__file__).with_name("serving_peers.py")
+OURS = ("keras_resnets_float32", "keras_resnets_int8")
+PEERS = ("fastapi", "litserve", "bentoml", "ray")
+FOLDER = Path(__file__).parent / "serving_peers"
 PACKAGES = ("onnxruntime", "numpy", "pillow", "uvicorn", "starlette")
+PEER_PACKAGES = ("fastapi", "litserve", "bentoml", "ray", *PACKAGES)
 SLOW_SWITCH = (
-    "import keras_resnets.serving.server as s, sys; s.SWITCH_SECONDS = 0.005; from keras_resnets.cli import main"
+    "import keras_resnets.serving.server as s, sys; s.SWITCH_SECONDS = 0.005; from keras_resnets.cli import main; "
+    "sys.exit(main(sys.argv[1:]))"
 )
 
 
+class Contender(NamedTuple):
+    """A server's command, in which PORT stands for the port; its path, and which body it takes."""
+
+    command: list[str]
+    path: str
+    body: str
+
+
 def prepare(folder: Path) -> None:
-    """The bundle, the image and wrk's script."""
+    """The bundle, and the image as the contenders take it."""
     code = """
 import sys, numpy as np, keras, keras_resnets
 from PIL import Image
@@ -50,90 +69,89 @@ keras_resnets.update_batch_norm(model, [noise.normal(size=(16, 28, 28, 1)).astyp
 how = Preprocessing((28, 28), 1, scale=1 / 255, mean=(0.5,), std=(0.25,))
 gate = Gate(0.0, 1.0)
 to_bundle(model, sys.argv[1] + "/bundle", preprocessing=how, saved_model=False, precisions=["int8"], gate=gate)
-Image.fromarray(noise.integers(0, 256, (28, 28), np.uint8)).save(sys.argv[1] + "/image.png")
+Image.fromarray(noise.integers(0, 256, (28, 28), np.uint8)).save(sys.argv[1] + "/png", "PNG")
 """
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True, capture_output=True)
-    (folder / "post.lua").write_text(
-        f'wrk.method = "POST"\nwrk.body = io.open("{folder}/image.png", "rb"):read("*all")\n'
-        'wrk.headers["Content-Type"] = "image/png"\n'
+    png = (folder / "png").read_bytes()
+    (folder / "json").write_text(json.dumps({"image": base64.b64encode(png).decode()}))
+    head = (
+        b'--part\r\ncontent-disposition: form-data; name="images"; filename="a.png"\r\ncontent-type: image/png\r\n\r\n'
     )
+    (folder / "form").write_bytes(head + png + b"\r\n--part--\r\n")
+    for body, kind in TYPES.items():
+        (folder / f"{body}.lua").write_text(
+            f'wrk.method = "POST"\nwrk.body = io.open("{folder / body}", "rb"):read("*all")\n'
+            f'wrk.headers["Content-Type"] = "{kind}"\n'
+        )
 
 
-def contenders(options: argparse.Namespace, folder: Path) -> dict[str, tuple[list[str], str]]:
-    """Command and path of each; PORT stands for the port."""
-    found: dict[str, tuple[list[str], str]] = {}
-    serve = ["serve", str(folder / "bundle"), "--port", "PORT", "--quiet", "--threads", "1", "--workers"]
-    for workers in WORKERS:
-        for precision in ("float32", "int8"):
-            command = [sys.executable, "-m", "keras_resnets.cli", *serve, str(workers), "--precision", precision]
-            found[f"keras_resnets_{precision}_{workers}"] = command, "/v1/classify/bundle"
+TYPES = {"png": "image/png", "json": "application/json", "form": "multipart/form-data; boundary=part"}
+BODIES = {"litserve": "json", "bentoml": "form"}
+
+
+def contenders(options: argparse.Namespace, folder: Path) -> dict[str, Contender]:
+    """By name and workers."""
+    found: dict[str, Contender] = {}
+    serve = ["serve", str(folder / "bundle"), "--port", "PORT", "--quiet", "--workers"]
+    for workers in map(str, WORKERS):
+        for name in OURS:
+            command = [sys.executable, "-m", "keras_resnets.cli", *serve, workers, "--precision", name.split("_")[-1]]
+            found[f"{name}_{workers}"] = Contender(command, "/v1/classify/bundle", "png")
         if options.switch_interval:
-            code = f"{SLOW_SWITCH}; sys.exit(main(sys.argv[1:]))"
-            command = [sys.executable, "-c", code, *serve, str(workers)]
-            found[f"keras_resnets_5ms_{workers}"] = command, "/v1/classify/bundle"
-        if options.peer_python:
-            command = [
-                str(options.peer_python), str(PEERS), "fastapi", "--model", str(folder / "bundle" / "model.onnx"),
-                "--port", "PORT", "--workers", str(workers),
-            ]  # fmt: skip
-            found[f"fastapi_{workers}"] = command, "/classify"
+            command = [sys.executable, "-c", SLOW_SWITCH, *serve, workers]
+            found[f"keras_resnets_5ms_{workers}"] = Contender(command, "/v1/classify/bundle", "png")
+        for peer in options.peers if options.peer_python else ():
+            script, model = FOLDER / f"{peer}_peer.py", folder / "bundle" / "model.onnx"
+            command = [str(options.peer_python), str(script), "--model", str(model), "--port", "PORT", "--workers"]
+            found[f"{peer}_{workers}"] = Contender([*command, workers], "/classify", BODIES.get(peer, "png"))
     return found
 
 
 @contextmanager
-def running(command: list[str], path: str, image: bytes) -> Any:
+def running(contender: Contender, folder: Path) -> Iterator[str]:
     """Run a server until it classifies; gives the URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    url = f"http://127.0.0.1:{port}{path}"
-    with subprocess.Popen([port if word == "PORT" else word for word in command], stderr=subprocess.DEVNULL) as process:
+    url = f"http://127.0.0.1:{port}{contender.path}"
+    command = [port if word == "PORT" else word for word in contender.command]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            end = time.monotonic() + 60
-            while not _answers(url, image):
-                if process.poll() is not None or time.monotonic() > end:
-                    raise SystemExit(f"{' '.join(command)} does not answer")
-                time.sleep(0.1)
+            wait_for(url, (folder / contender.body).read_bytes(), TYPES[contender.body], process)
             yield url
         finally:
-            process.terminate()
-            process.wait(30)
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
-def _answers(url: str, image: bytes) -> bool:
-    try:
-        with urlopen(Request(url, image, {"Content-Type": "image/png"}), timeout=10) as answer:
-            return bool(answer.status == 200)
-    except (URLError, ConnectionError):
-        return False
+def wait_for(url: str, body: bytes | None, kind: str, process: subprocess.Popen[bytes]) -> None:
+    """Until the server answers with 200."""
+    end = time.monotonic() + 90
+    while True:
+        try:
+            with urlopen(Request(url, body, {"Content-Type": kind} if body else {}), timeout=10) as answer:
+                if answer.status == 200:
+                    return
+        except (URLError, ConnectionError, TimeoutError):
+            pass
+        if process.poll() is not None or time.monotonic() > end:
+            raise SystemExit(f"{process.args} does not answer")
+        time.sleep(0.02)
 
 
-def ask(url: str, connections: int, seconds: float, script: Path) -> Row:
-    """wrk's figures: requests/s, median and 99th percentile in milliseconds, and requests that failed."""
-    command = [
-        "wrk",
-        "-t1",
-        f"-c{connections}",
-        f"-d{seconds:g}s",
-        "--latency",
-        "--timeout",
-        "10s",
-        "-s",
-        str(script),
-        url,
-    ]
-    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+def wrk(url: str, connections: int, seconds: float, script: Path) -> Row:
+    """Requests/s, median and 99th percentile in milliseconds, and requests that failed."""
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "--timeout", "10s", "-s", str(script)]
+    text = subprocess.run([*command, url], check=True, capture_output=True, text=True).stdout
     rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
     assert rate is not None, text
-    failed = sum(
-        int(n)
-        for n in re.findall(r"Non-2xx or 3xx responses: (\d+)|(?:connect|read|write|timeout) (\d+)", text)
-        for n in n
-        if n
-    )
+    failed = re.findall(r"(?:Non-2xx or 3xx responses:|connect|read|write|timeout) (\d+)", text)
     return {
         "requests_per_second": float(rate.group(1)), "p50_ms": _percentile(text, "50"),
-        "p99_ms": _percentile(text, "99"), "failed": float(failed),
+        "p99_ms": _percentile(text, "99"), "failed": float(sum(map(int, failed))),
     }  # fmt: skip
 
 
@@ -143,14 +161,55 @@ def _percentile(text: str, which: str) -> float:
     return float(found.group(1)) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[found.group(2)]
 
 
+def take_turns(options: argparse.Namespace, folder: Path, say: Callable[[str], None]) -> dict[str, list[Row]]:
+    """The rows of each contender and number of connections."""
+    rows: dict[str, list[Row]] = {}
+    for number in range(options.rounds):
+        for name, contender in contenders(options, folder).items():
+            script = folder / f"{contender.body}.lua"
+            with running(contender, folder) as url:
+                wrk(url, 8, 2.0, script)  # warms up
+                for connections in CONNECTIONS:
+                    say(f"round {number + 1} of {options.rounds}: {name}, {connections} connections")
+                    row = wrk(url, connections, options.seconds, script)
+                    rows.setdefault(f"{name}_c{connections}", []).append(row)
+    return rows
+
+
 def best(figures: dict[str, Row], name: str, connections: int) -> Row | None:
-    """Of 1 and 2 workers the one that answers more."""
-    rows = [
-        figures[f"{name}_{workers}_c{connections}"]
-        for workers in WORKERS
-        if f"{name}_{workers}_c{connections}" in figures
-    ]
+    """Of 1 and 2 workers those that answer more."""
+    rows = [figures[key] for workers in WORKERS if (key := f"{name}_{workers}_c{connections}") in figures]
     return max(rows, key=lambda row: row["requests_per_second"], default=None)
+
+
+def ratios(figures: dict[str, Row]) -> dict[str, float]:
+    """Ours over the best peer's: requests/s at 64 connections; median and 99th percentile at 8."""
+    told: dict[str, float] = {}
+    peers = {
+        connections: [row for name in PEERS if (row := best(figures, name, connections))] for connections in (8, 64)
+    }
+    for name in OURS:
+        few, many = best(figures, name, 8), best(figures, name, 64)
+        if few and many and peers[8]:
+            most = max(row["requests_per_second"] for row in peers[64])
+            told[f"{name}/best_peer requests_per_second_c64"] = many["requests_per_second"] / most
+            fastest = min(peers[8], key=lambda row: row["p50_ms"])
+            for key in ("p50_ms", "p99_ms"):
+                told[f"{name}/best_peer {key}_c8"] = few[key] / fastest[key]
+    return told
+
+
+def packages_of(python: Path | None) -> dict[str, str] | None:
+    """Their versions in the peers' Python."""
+    code = (
+        "import json, sys; from importlib.metadata import version; "
+        "print(json.dumps({name: version(name) for name in sys.argv[1:]}))"
+    )
+    if python is None:
+        return None
+    done = subprocess.run([python, "-c", code, *PEER_PACKAGES], check=True, stdout=subprocess.PIPE, text=True)
+    versions: dict[str, str] = json.loads(done.stdout)
+    return versions
 
 
 def main() -> None:
@@ -159,47 +218,32 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--peer-python", type=Path, help="a Python that has fastapi, uvicorn[standard], onnxruntime, Pillow"
-    )
+        "--peer-python", type=Path,
+        help="a Python with fastapi, uvicorn[standard], litserve, bentoml, ray[serve], onnxruntime, numpy and Pillow",
+    )  # fmt: skip
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each run")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each run")
     parser.add_argument("--switch-interval", action="store_true", help="ours with Python's own 5 ms too")
     options = parser.parse_args()
     if shutil.which("wrk") is None:
         parser.error("wrk is not installed (Debian: apt install wrk)")
     console = Console()
-    rows: dict[str, list[Row]] = {}
     with tempfile.TemporaryDirectory() as parent, console.status("preparing") as status:
-        folder = Path(parent)
-        prepare(folder)
-        image = (folder / "image.png").read_bytes()
-        for number in range(options.rounds):
-            for name, (command, path) in contenders(options, folder).items():
-                with running(command, path, image) as url:
-                    ask(url, 8, 1.5, folder / "post.lua")  # warms up
-                    for connections in CONNECTIONS:
-                        status.update(f"round {number + 1} of {options.rounds}: {name}, {connections} connections")
-                        row = ask(url, connections, options.seconds, folder / "post.lua")
-                        rows.setdefault(f"{name}_c{connections}", []).append(row)
+        prepare(Path(parent))
+        rows = take_turns(options, Path(parent), status.update)
     figures = medians(rows)
     for name, row in figures.items():
         console.print(
             f"{name}: {row['requests_per_second']:.0f}/s, p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms, "
             f"failed {row['failed']:.0f}", highlight=False,
         )  # fmt: skip
-    ratios = {}
-    for connections in CONNECTIONS:
-        peer = best(figures, "fastapi", connections)
-        for precision in ("float32", "int8"):
-            ours = best(figures, f"keras_resnets_{precision}", connections)
-            if peer and ours:
-                ratio = ours["requests_per_second"] / peer["requests_per_second"]
-                ratios[f"keras_resnets_{precision}/fastapi_c{connections}"] = ratio
-    for name, ratio in ratios.items():
+    for name, ratio in ratios(figures).items():
         console.print(f"{name}: {ratio:.2f}", highlight=False)
     file = write_result(
-        f"serving_resnet20_cpu{cores()}", PACKAGES, rows, ratios=ratios, seconds_of_a_run=options.seconds
-    )
+        f"serving_resnet20_cpu{cores()}", PACKAGES, rows, ratios=ratios(figures), seconds_of_a_run=options.seconds,
+        peers=packages_of(options.peer_python),
+    )  # fmt: skip
     console.print(f"wrote {file}")
 
 
