@@ -73,8 +73,9 @@ benchmark-input: $(INSTALLED) ## time the input pipeline against a torch DataLoa
 benchmark-runtime: $(INSTALLED) ## time our ResNet-50 in ONNX Runtime against torchvision's (TORCH=a Python with torchvision)
 	$(BIN)/python benchmarks/runtime_onnx.py --torch-python $(TORCH)
 
-benchmark-serving: $(INSTALLED) ## time the server with wrk, and a plain FastAPI app (PEERS=a Python that has fastapi)
-	$(BIN)/python benchmarks/serving.py $(if $(PEERS),--peer-python $(PEERS)) --switch-interval
+benchmark-serving: $(INSTALLED) ## time the server with wrk, and others (PEERS=a Python that has them)
+	$(BIN)/python benchmarks/serve.py $(if $(PEERS),--peer-python $(PEERS))
+	$(BIN)/python benchmarks/serve_overhead.py
 
 benchmark-train: $(INSTALLED) ## time training steps against Keras's fit, and PyTorch (TORCH=a Python that has torch)
 	$(BIN)/python benchmarks/train_speed.py --model resnet20 $(if $(TORCH),--torch-python $(TORCH))

@@ -107,7 +107,7 @@ def last_words(complaint: str) -> str:
 def _beyond(limits: Limits, process: int, seconds: float) -> str:
     if seconds > limits.seconds:
         return f"killed after {limits.seconds:.0f} s"
-    if _status("VmRSS", process) > limits.memory_gb * 1024:
+    if memory_mb("VmRSS", process) > limits.memory_gb * 1024:
         return f"killed at {limits.memory_gb:g} GB of memory, after {seconds:.0f} s"
     return ""
 
@@ -117,13 +117,13 @@ def measured(call: Callable[[], object]) -> Peak:
     # Where a container forbids this, the highest size may date from before: what is added is then an upper bound.
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    before, began = _status("VmRSS"), time.perf_counter()
+    before, began = memory_mb("VmRSS"), time.perf_counter()
     call()
-    seconds, peak = time.perf_counter() - began, _status("VmHWM")
+    seconds, peak = time.perf_counter() - began, memory_mb("VmHWM")
     return Peak(seconds, peak, peak - before)
 
 
-def _status(what: str, process: int | str = "self") -> float:
+def memory_mb(what: str, process: int | str = "self") -> float:
     """A process's resident size (VmRSS) or the highest one (VmHWM), in MB; 0 when it has ended."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()

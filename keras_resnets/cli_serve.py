@@ -41,6 +41,7 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how models are run")
     group.add_argument("--provider", default="cpu", choices=["cpu", "openvino", "cuda", "tensorrt"])
     group.add_argument("--precision", help="of the bundles (default: each one's first)")
+    group.add_argument("--cuda-graphs", action="store_true", help="replay each batch size as one launch (NVIDIA GPUs)")
     group.add_argument("--workers", type=int, default=1, help="batches that run at once (default: %(default)s)")
     group.add_argument("--threads", type=int, help="of one batch (default: the CPUs, divided among the workers)")
     group.add_argument("--max-batch", type=int, default=16, metavar="ROWS", help="default: %(default)s")
@@ -80,6 +81,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     settings = Settings(
         provider=options.provider, precision=options.precision, threads=options.threads, workers=options.workers,
+        cuda_graphs=options.cuda_graphs,
         max_batch=options.max_batch, queue_delay=options.queue_delay / 1000, max_queue=options.max_queue,
         deadline=options.deadline,
     )  # fmt: skip

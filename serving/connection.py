@@ -43,7 +43,7 @@ def limited(limits: ConnectionLimits) -> type[HttpToolsProtocol]:
 class _JoiningTransport:
     """A transport that sends in one packet what is written in one turn of the event loop: an answer's head and body.
 
-    benchmarks/serving.py shows what that is worth: the client is woken once, not twice.
+    benchmarks/serve.py shows what that is worth: the client is woken once, not twice.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:

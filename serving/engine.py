@@ -15,7 +15,7 @@ from keras_resnets.bundle import Bundle, BundleError
 from keras_resnets.labels import Prediction, decode_predictions
 from keras_resnets.preprocessing import ImageLike
 
-from .providers import open_session
+from .providers import open_session, run_options
 
 GOLDEN_TOLERANCE = 1e-3  # of the largest output: other CPUs and providers round differently
 
@@ -30,6 +30,7 @@ class Engine:
         threads: threads of one operator; by default the CPUs that this process may use.
         batch_size: images a session call at most.
         spin: whether threads that wait keep their cores busy, which is faster where nothing else needs these.
+        cuda_graphs: see `open_session`; `run` and `predict` make no use of them.
 
     Attributes:
         variant: of the bundle, that runs.
@@ -38,7 +39,7 @@ class Engine:
     Raises:
         BundleError: when the bundle is missing or corrupt, or its golden sample gives other outputs here.
         ProviderError: when the provider is not active.
-        ValueError: when `threads` or `batch_size` is below 1.
+        ValueError: when `threads` or `batch_size` is below 1, or for CUDA graphs on another provider.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Engine:
         threads: int | None = None,
         batch_size: int = 32,
         spin: bool = True,
+        cuda_graphs: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
@@ -57,7 +59,8 @@ class Engine:
         self.batch_size = batch_size
         self.variant = variant = self.bundle.variant(precision)
         self.bundle.check([*self.bundle.graph_files(variant), self.bundle.manifest.golden])
-        self.session = open_session(self.bundle.path / variant.file, provider, threads, spin)
+        self._options = run_options() if cuda_graphs else None
+        self.session = open_session(self.bundle.path / variant.file, provider, threads, spin, cuda_graphs)
         self.golden_drift = self.check_golden()
 
     def run(self, tensor: NDArray[Any]) -> NDArray[np.float32]:
@@ -168,7 +171,9 @@ class Engine:
 
     def _run(self, tensor: NDArray[Any]) -> NDArray[np.float32]:
         manifest = self.bundle.manifest
-        output: NDArray[np.float32] = self.session.run([manifest.output_name], {manifest.input_name: tensor})[0]
+        output: NDArray[np.float32] = self.session.run(
+            [manifest.output_name], {manifest.input_name: tensor}, self._options
+        )[0]
         return output
 
 

@@ -14,6 +14,7 @@ with extra("serve"):
     import onnxruntime
 
 _EXTRAS = {"cpu": "serve", "openvino": "serve-openvino", "cuda": "serve-gpu", "tensorrt": "serve-gpu"}
+_CUDA_GRAPHS = {"cuda": "enable_cuda_graph", "tensorrt": "trt_cuda_graph_enable"}  # each provider's own option
 # The smallest ONNX model, y = Relu(x) for x [1, 1, 1, 1]: opening a session is the only proof of a provider.
 _PROBE = base64.b64decode(
     "CAg6TwoMCgF4EgF5IgRSZWx1EgVwcm9iZVobCgF4EhYKFAgBEhAKAggBCgIIAQoCCAEKAggB"
@@ -26,7 +27,11 @@ class ProviderError(RuntimeError):
 
 
 def open_session(
-    model: str | Path | bytes, provider: str = "cpu", threads: int | None = None, spin: bool = True
+    model: str | Path | bytes,
+    provider: str = "cpu",
+    threads: int | None = None,
+    spin: bool = True,
+    cuda_graphs: bool = False,
 ) -> Any:
     """An onnxruntime.InferenceSession that really uses `provider`.
 
@@ -35,16 +40,19 @@ def open_session(
         provider: "cpu", "openvino", "cuda" or "tensorrt".
         threads: threads of one operator; by default the CPUs that this process may use.
         spin: whether threads that wait keep their cores busy, which is faster where nothing else needs these.
+        cuda_graphs: whether the session can capture CUDA graphs, of runs through `BoundSession`.
 
     Raises:
         ProviderError: for an unknown provider, one that this onnxruntime does not have, or one that it
             did not activate.
-        ValueError: for a number of threads below 1.
+        ValueError: for a number of threads below 1, or CUDA graphs elsewhere than on an NVIDIA GPU.
     """
     if provider not in PROVIDERS:
         raise ProviderError(f"unknown provider {provider!r}; there are {', '.join(PROVIDERS)}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, not {threads}")
+    if cuda_graphs and provider not in _CUDA_GRAPHS:
+        raise ValueError(f"CUDA graphs need the provider {' or '.join(_CUDA_GRAPHS)}, not {provider}")
     name = PROVIDERS[provider]
     if name not in onnxruntime.get_available_providers():
         raise ProviderError(
@@ -62,7 +70,8 @@ def open_session(
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     source = model if isinstance(model, bytes) else str(model)
     try:
-        session = onnxruntime.InferenceSession(source, options, providers=[name])
+        own = {_CUDA_GRAPHS[provider]: "1"} if cuda_graphs else {}
+        session = onnxruntime.InferenceSession(source, options, providers=[(name, own)])
     except Exception as error:  # onnxruntime's exceptions share no base but Exception
         raise ProviderError(f"onnxruntime cannot open the model with the {provider} provider: {error}") from error
     if session.get_providers()[0] != name:
@@ -81,3 +90,10 @@ def active_providers() -> dict[str, str]:
             except ProviderError as error:
                 state[short] = f"not active: {error}"
     return state
+
+
+def run_options(graph: int | None = None) -> Any:
+    """Options of a run in a session that can capture CUDA graphs: of this one, or of none."""
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", "-1" if graph is None else str(graph))
+    return options

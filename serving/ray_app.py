@@ -26,7 +26,7 @@ with extra("serve-ray"):
 
 _DRAIN = 30.0  # seconds that a replica's requests may still take when it is to go
 _OF_A_REPLICA = {"min_replicas": int, "max_replicas": int, "cpus": float, "gpus": float}
-_KINDS: dict[str, Any] = {"str": str, "int": int, "float": float}
+_KINDS: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": lambda text: text == "true"}
 
 
 class _OfThisReplica:

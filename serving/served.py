@@ -17,6 +17,7 @@ from keras_resnets.labels import Prediction, decode_predictions
 from keras_resnets.machine import usable_cpus
 
 from .batcher import Answer, Batcher, Tensors
+from .binding import BoundSession
 from .engine import Engine, softmax
 from .protocol import DATATYPES, ProtocolError, TensorSpec
 from .providers import open_session
@@ -39,6 +40,7 @@ class Settings:
         queue_delay: seconds that a free worker waits for a fuller batch.
         max_queue: rows that wait at most.
         deadline: seconds that a request may take, where it does not say so itself.
+        cuda_graphs: replay each batch size as one launch; on NVIDIA GPUs, for models of fixed sizes.
     """
 
     provider: str = "cpu"
@@ -49,6 +51,7 @@ class Settings:
     queue_delay: float = 0.0
     max_queue: int = 256
     deadline: float = 10.0
+    cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
         for name in ("workers", "max_batch", "max_queue"):
@@ -56,6 +59,8 @@ class Settings:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.deadline <= 0:
             raise ValueError(f"deadline must be more than 0 seconds, not {self.deadline}")
+        if self.cuda_graphs and not self.on_gpu:
+            raise ValueError(f"CUDA graphs need the provider cuda or tensorrt, not {self.provider}")
 
     @property
     def on_gpu(self) -> bool:
@@ -104,17 +109,24 @@ class ServedModel:
             self.bundle = Bundle.open(source)
             self.engine = Engine(
                 self.bundle, provider=settings.provider, precision=settings.precision,
-                threads=settings.intra_threads, spin=False,
+                threads=settings.intra_threads, spin=False, cuda_graphs=settings.cuda_graphs,
             )  # fmt: skip
             self._session = self.engine.session
         elif source.suffix == ".onnx" and source.is_file():
-            self._session = open_session(source, settings.provider, settings.intra_threads, spin=False)
+            self._session = open_session(
+                source, settings.provider, settings.intra_threads, spin=False, cuda_graphs=settings.cuda_graphs
+            )
         else:
             raise BundleError(f"{source} is neither a bundle nor an ONNX file")
         self.inputs = tuple(map(_spec, self._session.get_inputs()))
         self.outputs = tuple(map(_spec, self._session.get_outputs()))
         self.batched = all(spec.shape and spec.shape[0] == -1 for spec in (*self.inputs, *self.outputs))
         self.labels = self.bundle.manifest.labels if self.bundle else None
+        fixed = self.batched and not any(-1 in spec.shape[1:] for spec in self.inputs)
+        if settings.cuda_graphs and not fixed:
+            raise ValueError(f"{name} takes tensors of any size, of which no CUDA graph can be captured")
+        bound = BoundSession(self._session, "cuda", settings.cuda_graphs) if settings.on_gpu and fixed else None
+        self._call = bound.run if bound else lambda feeds: self._session.run(None, dict(feeds))
         self._warm()
         self.batcher = Batcher(
             self._run if self.batched else self._run_alone, self._prepare,
@@ -190,7 +202,7 @@ class ServedModel:
         feeds = tensors
         if self.settings.provider != "cpu":
             feeds = {name: _padded(tensor, self._bucket(rows)) for name, tensor in tensors.items()}
-        outputs = self._session.run(None, dict(feeds))
+        outputs = self._call(feeds)
         return {spec.name: values[:rows] for spec, values in zip(self.outputs, outputs, strict=True)}
 
     def _run_alone(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
@@ -206,7 +218,7 @@ class ServedModel:
         if any(-1 in spec.shape[1:] for spec in self.inputs):
             return  # images of any size: there is no size to warm
         for rows in self.buckets if self.batched else (1,):
-            self._session.run(None, {spec.name: _zeros(spec, rows) for spec in self.inputs})
+            self._call({spec.name: _zeros(spec, rows) for spec in self.inputs})
 
 
 def _is_tiny(image: bytes) -> bool:

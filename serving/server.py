@@ -28,7 +28,7 @@ with extra("serve"):
 _LOG = logging.getLogger(__name__)
 _FIELDS = ("request_id", "model", "status")
 # Python lets a busy thread run for 5 ms before another gets its turn: the batcher's threads would wait that long for
-# the event loop after every batch. benchmarks/serving.py shows what it costs.
+# the event loop after every batch. benchmarks/serve.py shows what it costs.
 SWITCH_SECONDS = 0.0002
 
 

@@ -6,10 +6,15 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
+from keras_resnets.serving.grpc_server import parse_message
 from keras_resnets.serving.messages import MESSAGES, METHODS
+from keras_resnets.serving.protocol import ProtocolError, TensorSpec, datatype
 
 COLOURS = ("red", "green", "blue")
 
@@ -222,3 +227,42 @@ def test_sigterm_answers_what_was_accepted(serving, exported, tensors, want):
             assert server.stop() == 0
             assert done.wait(10)
     np.testing.assert_allclose(answers[0], want, atol=1e-5)
+
+
+SPECS = (TensorSpec("x", "FP32", (-1, 2)), TensorSpec("k", "INT64", (-1,)), TensorSpec("t", "BYTES", (-1,)))
+SIZES = st.lists(st.integers(-2, 5) | st.sampled_from([2**31, 2**62, 2**63 - 1]), max_size=3)
+RAW = st.lists(st.binary(max_size=40), max_size=4)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["x", "k", "t", "y", ""]), st.sampled_from(["FP32", "INT64", "BYTES", "no"]), SIZES,
+            st.lists(st.floats(width=32), max_size=8) | st.none(),
+        ), max_size=4,
+    ),
+    RAW,
+)  # fmt: skip
+def test_whatever_a_message_says_it_is_taken_or_refused(items, raw):
+    message = MESSAGES["ModelInferRequest"](model_name="m", raw_input_contents=raw)
+    for name, kind, shape, numbers in items:
+        tensor = message.inputs.add(name=name, datatype=kind, shape=shape)
+        if numbers is not None:
+            tensor.contents.fp32_contents.extend(numbers)
+    try:
+        request = parse_message(message, SPECS, (TensorSpec("y", "FP32", (-1,)),))
+    except ProtocolError as error:
+        assert str(error)
+    else:
+        assert set(request.inputs) == {spec.name for spec in SPECS}
+        for name, kind, shape, _ in items:
+            array = request.inputs[name]
+            assert list(array.shape) == shape and datatype(array) == kind
+
+
+@given(arrays(np.float32, st.tuples(st.integers(0, 3), st.just(2)), elements=st.floats(width=32)))
+def test_raw_tensors_arrive_as_they_were_sent(values):
+    message = MESSAGES["ModelInferRequest"](raw_input_contents=[values.tobytes()])
+    message.inputs.add(name="x", datatype="FP32", shape=values.shape)
+    request = parse_message(message, SPECS[:1], (TensorSpec("y", "FP32", (-1,)),))
+    assert request.inputs["x"].tobytes() == values.tobytes() and request.inputs["x"].shape == values.shape

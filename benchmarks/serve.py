@@ -1,10 +1,10 @@
 """Times `keras-resnets serve` against what people use instead, with wrk on the same machine.
 
-    python benchmarks/serving.py [--peer-python PEERS/bin/python] [--rounds 3] [--seconds 6]
+    python benchmarks/serve.py [--peer-python PEERS/bin/python] [--rounds 3] [--seconds 6]
 
 A ResNet-20 of random weights classifies a 28×28 PNG a request. (Such weights decide by noise: the gate lets int8
 through unseen, where a trained network passes it.) All serve the same float32 file, ours its int8 variant too. Each
-runs in turn with 1 and with 2 workers, the peers as serving_peers/ has them: a process of one session of one thread a
+runs in turn with 1 and with 2 workers, the peers as serve_peers/ has them: a process of one session of one thread a
 worker. Ours is always one process, whose session has a thread a CPU with 1 worker, and one with 2. wrk (one thread)
 asks from 8 and from 64 connections after a warm-up. Of each the better number of workers counts.
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import os
 import re
 import shutil
 import signal
@@ -26,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 from urllib.error import URLError
@@ -38,7 +39,7 @@ CONNECTIONS = (8, 64)
 WORKERS = (1, 2)
 OURS = ("keras_resnets_float32", "keras_resnets_int8")
 PEERS = ("fastapi", "litserve", "bentoml", "ray")
-FOLDER = Path(__file__).parent / "serving_peers"
+FOLDER = Path(__file__).parent / "serve_peers"
 PACKAGES = ("onnxruntime", "numpy", "pillow", "uvicorn", "starlette")
 PEER_PACKAGES = ("fastapi", "litserve", "bentoml", "ray", *PACKAGES)
 SLOW_SWITCH = (
@@ -110,21 +111,33 @@ def contenders(options: argparse.Namespace, folder: Path) -> dict[str, Contender
 @contextmanager
 def running(contender: Contender, folder: Path) -> Iterator[str]:
     """Run a server until it classifies; gives the URL."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = free_port()
     url = f"http://127.0.0.1:{port}{contender.path}"
     command = [port if word == "PORT" else word for word in contender.command]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            wait_for(url, (folder / contender.body).read_bytes(), TYPES[contender.body], process)
-            yield url
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
+    nowhere = subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=nowhere, stderr=nowhere, start_new_session=True) as process, stopped(process):
+        wait_for(url, (folder / contender.body).read_bytes(), TYPES[contender.body], process)
+        yield url
+
+
+def free_port() -> str:
+    """One that nobody listens on now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+@contextmanager
+def stopped(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Stop a server that leads its session at the end, and by force what it leaves: some peers' workers poll on."""
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait_for(url: str, body: bytes | None, kind: str, process: subprocess.Popen[bytes]) -> None:
@@ -241,7 +254,7 @@ def main() -> None:
     for name, ratio in ratios(figures).items():
         console.print(f"{name}: {ratio:.2f}", highlight=False)
     file = write_result(
-        f"serving_resnet20_cpu{cores()}", PACKAGES, rows, ratios=ratios(figures), seconds_of_a_run=options.seconds,
+        f"serve_resnet20_cpu{cores()}", PACKAGES, rows, ratios=ratios(figures), seconds_of_a_run=options.seconds,
         peers=packages_of(options.peer_python),
     )  # fmt: skip
     console.print(f"wrote {file}")

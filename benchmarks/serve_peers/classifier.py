@@ -1,4 +1,4 @@
-"""What all peers of benchmarks/serving.py do with an image, and their command line."""
+"""What all peers of benchmarks/serve.py do with an image, and their command line."""
 
 from __future__ import annotations
 
