@@ -116,9 +116,9 @@ def test_no_session_call_exceeds_the_batch_size(exported, images):
     run = engine.session.run
 
     class Recording:
-        def run(self, names, feed):
+        def run(self, names, feed, options):
             given.extend(len(value) for value in feed.values())
-            return run(names, feed)
+            return run(names, feed, options)
 
     engine.session = Recording()
     engine.predict(iter(images))
