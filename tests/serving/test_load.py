@@ -174,3 +174,39 @@ def test_versions_change_under_load_without_a_failure(serving, slow_model, load,
         results, loads = uvloop.run(main(server))
     assert loads == [200] * 10
     assert {told.status for told in results} == {200} and len(results) > 100
+
+
+def test_a_fault_of_the_session_touches_no_other_request(serving, tmp_path):
+    """An index that is out of bounds, which onnxruntime finds when it runs: alone in its batch with good ones."""
+    table = numpy_helper.from_array(np.arange(10, dtype=np.float32) * 2, "table")
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["table", "x"], ["y"])], "lookup",
+        [helper.make_tensor_value_info("x", TensorProto.INT64, ["batch"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch"])],
+        [table],
+    )  # fmt: skip
+    file = tmp_path / "lookup.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), file)
+    told = collections.defaultdict(list)
+
+    def client(server, number):
+        connection = HTTPConnection(server.address, timeout=60)
+        for _ in range(50):
+            item = {"name": "x", "shape": [1], "datatype": "INT64", "data": [number]}
+            connection.request("POST", "/v2/models/lookup/infer", json.dumps({"inputs": [item]}))
+            answer = connection.getresponse()
+            told[number].append((answer.status, json.loads(answer.read())))
+        connection.close()
+
+    with serving(file, "--queue-delay", 5, "--deadline", 60) as server:
+        threads = [threading.Thread(target=client, args=(server, number)) for number in [*range(10), 99]]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert "out of data bounds" in server.log
+    assert {status for status, _ in told[99]} == {500}
+    assert all("out of data bounds" not in message["error"] for _, message in told[99])  # it is for the log alone
+    for number in range(10):
+        assert {status for status, _ in told[number]} == {200}
+        assert {message["outputs"][0]["data"][0] for _, message in told[number]} == {2.0 * number}
