@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import heapq
 from collections.abc import Sequence
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
+_FEW = 2048  # scores
 DIGITS = tuple("0123456789")
 FASHION_MNIST = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
@@ -50,8 +52,16 @@ def decode_predictions(scores: ArrayLike, labels: Sequence[str] | None = None, t
         raise ValueError(f"top must be at least 1, not {top}")
     if labels is not None and len(labels) != rows.shape[1]:
         raise ValueError(f"{len(labels)} labels for {rows.shape[1]} classes")
-    order = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :top]
     return [
-        [Prediction(labels[i] if labels is not None else f"class {i}", int(i), float(row[i])) for i in best]
-        for row, best in zip(rows, order, strict=True)
+        [Prediction(labels[i] if labels is not None else f"class {i}", i, float(row[i])) for i in best]
+        for row, best in zip(rows, _best(rows, top), strict=True)
     ]
+
+
+def _best(rows: NDArray[Any], top: int) -> list[list[int]]:
+    """The columns of the highest values of each row, best first; of equals the first."""
+    if rows.size > _FEW:
+        order: list[list[int]] = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :top].tolist()
+        return order
+    # NumPy sorts without Python's lock: a server's event loop would wait for it in every request.
+    return [heapq.nlargest(top, range(len(row)), key=row.__getitem__) for row in rows.tolist()]

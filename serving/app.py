@@ -135,14 +135,15 @@ class App:
         await answer(scope, receive, send)
 
     def _admitted(self, request: Request, timeout: float | None = None) -> tuple[ServedModel, float]:
-        version = request.path_params.get("version") or request.query_params.get("version")
+        version = request.path_params.get("version") or _query(request).get("version")
         return self.service.admit(_asked(request), request.path_params["name"], version, timeout)
 
     async def _infer(self, request: Request) -> Response:
         model, deadline = self._admitted(request)
         json_size = _json_size(request.headers)
         body = await read_body(request.headers, request.receive, self.service.limits.body)
-        message = await off_the_loop(len(body), parse_request, body, json_size, model.inputs, model.outputs)
+        text = len(body) if json_size is None else json_size  # binary tensors are not even copied
+        message = await off_the_loop(text, parse_request, body, json_size, model.inputs, model.outputs)
         if message.timeout is not None:
             deadline = min(deadline, _asked(request).began + message.timeout)
         answer = await while_connected(request.receive, model.infer(message.inputs, deadline))
@@ -286,8 +287,12 @@ def _asked(request: Request) -> Asked:
     return asked
 
 
+def _query(request: Request) -> Mapping[str, str]:
+    return request.query_params if request.scope["query_string"] else {}
+
+
 def _top(request: Request) -> int:
-    text = request.query_params.get("top", "5")
+    text = _query(request).get("top", "5")
     if not (text.isascii() and text.isdecimal() and len(text) < 5 and 1 <= int(text) <= 1000):
         raise RequestError(400, "top must be a whole number from 1 to 1000")
     return int(text)
@@ -295,7 +300,7 @@ def _top(request: Request) -> int:
 
 def _timeout(request: Request) -> float | None:
     """Seconds."""
-    text = request.query_params.get("timeout")
+    text = _query(request).get("timeout")
     try:
         seconds = float(text) if text is not None else None
     except ValueError:

@@ -102,7 +102,7 @@ class Engine:
         many = _as_images(images)
         outputs = []
         while part := list(islice(many, self.batch_size)):
-            outputs.append(self._run(self.input_of(part)))
+            outputs.append(self._run(self.input_of(self.pixels_of(part))))
         if not outputs:
             return np.empty((0, len(manifest.labels or ())), np.float32)
         scores = np.concatenate(outputs)
@@ -153,17 +153,23 @@ class Engine:
             )
         return drift
 
-    def input_of(self, images: Sequence[ImageLike]) -> NDArray[Any]:
-        """What `run` takes, from images; the bundle must have a preprocessing.
+    def pixels_of(self, images: Sequence[ImageLike]) -> NDArray[np.uint8]:
+        """uint8 [batch, height, width, channels] of images; the bundle must have a preprocessing.
 
         Raises:
             ImageError: when one cannot be read.
         """
+        preprocessing = self.bundle.manifest.preprocessing
+        assert preprocessing is not None
+        if len(images) == 1:
+            return preprocessing.pixels(images[0])[None]
+        return np.stack([preprocessing.pixels(image) for image in images])
+
+    def input_of(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+        """What `run` takes, from what `pixels_of` gives."""
         preprocessing, kind = self.bundle.manifest.preprocessing, self.bundle.manifest.input_type
         assert preprocessing is not None
-        if kind == "uint8":
-            return self._laid_out(np.stack([preprocessing.pixels(image) for image in images]))
-        return self._laid_out(preprocessing(images))
+        return self._laid_out(pixels if kind == "uint8" else preprocessing.normalize(pixels))
 
     def _laid_out(self, tensor: NDArray[Any]) -> NDArray[Any]:
         first = self.bundle.manifest.input_layout == "nchw"

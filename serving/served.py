@@ -24,6 +24,7 @@ from .providers import open_session
 
 _LARGE = 128 * 1024  # bytes of image files
 _TINY = 64 * 64  # pixels
+_PIXELS = ""  # as no tensor is called: of images, which become the model's input when their batch is together
 _OF_ONNX = {onnx: name for name, (_, onnx) in DATATYPES.items()}
 
 
@@ -174,15 +175,12 @@ class ServedModel:
         if manifest.output_kind == "features":
             raise BundleError(f"{self.name} gives features, not classes: send tensors to /infer")
         height, width = manifest.preprocessing.size
-        shape = (height, width, manifest.preprocessing.channels)
-        if manifest.input_layout == "nchw":
-            shape = (shape[2], height, width)
         payload: Any = list(images)
         if sum(map(len, images)) > _LARGE:
             payload = await asyncio.to_thread(self._prepare, payload)
         elif len(images) == 1 and height * width <= _TINY and _is_tiny(images[0]):
             payload = self._prepare(payload)
-        answer = await self.batcher.submit(payload, len(images), ((manifest.input_name, shape),), deadline)
+        answer = await self.batcher.submit(payload, len(images), _PIXELS, deadline)
         scores = answer.outputs[manifest.output_name]
         scores = softmax(scores) if manifest.output_kind == "logits" else scores
         return decode_predictions(scores, manifest.labels, top), answer
@@ -195,13 +193,15 @@ class ServedModel:
         if isinstance(payload, Mapping):
             return payload
         assert self.engine is not None
-        return {self.engine.bundle.manifest.input_name: self.engine.input_of(payload)}
+        return {_PIXELS: self.engine.pixels_of(payload)}
 
     def _run(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
         rows = len(next(iter(tensors.values())))
         feeds = tensors
+        if self.engine and _PIXELS in tensors:
+            feeds = {self.engine.bundle.manifest.input_name: self.engine.input_of(tensors[_PIXELS])}
         if self.settings.provider != "cpu":
-            feeds = {name: _padded(tensor, self._bucket(rows)) for name, tensor in tensors.items()}
+            feeds = {name: _padded(tensor, self._bucket(rows)) for name, tensor in feeds.items()}
         outputs = self._call(feeds)
         return {spec.name: values[:rows] for spec, values in zip(self.outputs, outputs, strict=True)}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hmac
 import logging
 import math
+import random
 import re
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -71,7 +71,7 @@ class Asked:
 
     def __init__(self, protocol: str, given: str = "") -> None:
         self.protocol = protocol
-        self.id = given if _ID.fullmatch(given) else uuid.uuid4().hex
+        self.id = given if _ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
         self.model = self.version = ""
         self.began = time.monotonic()
 
