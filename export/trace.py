@@ -122,8 +122,12 @@ def _are_packed(function: Any, inputs: list[Any], norms: dict[int, Any]) -> bool
     """Whether only the norms themselves read their weights."""
     inside = {id(v.value.handle) for layer in norms.values() for v in layer.variables}
     means = [tensor for v, tensor in zip(inputs, function.inputs[1:], strict=False) if id(v) in norms]
-    others = [reader.type for mean in means for reader in mean.consumers() if reader.type != "FusedBatchNormV3"]
-    return not others and not any(id(array) in inside for array in function.captured_inputs)
+    packed = all(
+        reader.type == "FusedBatchNormV3" and all(tensor is mean for tensor in reader.inputs[1:])
+        for mean in means
+        for reader in mean.consumers()
+    )
+    return packed and not any(id(array) in inside for array in function.captured_inputs)
 
 
 def _packed(layer: Any) -> Any:
