@@ -120,6 +120,12 @@ def running(contender: Contender, folder: Path) -> Iterator[str]:
         yield url
 
 
+def need_wrk(parser: argparse.ArgumentParser) -> None:
+    """Say what is missing."""
+    if shutil.which("wrk") is None:
+        parser.error("wrk is not installed (Debian: apt install wrk)")
+
+
 def free_port() -> str:
     """One that nobody listens on now."""
     with socket.socket() as free:
@@ -239,8 +245,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="of each run")
     parser.add_argument("--switch-interval", action="store_true", help="ours with Python's own 5 ms too")
     options = parser.parse_args()
-    if shutil.which("wrk") is None:
-        parser.error("wrk is not installed (Debian: apt install wrk)")
+    need_wrk(parser)
     console = Console()
     with tempfile.TemporaryDirectory() as parent, console.status("preparing") as status:
         prepare(Path(parent))

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import statistics
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from paired import Row, cores, medians, memory_mb, run, write_result
-from serve import free_port, stopped, wait_for, wrk
+from serve import free_port, need_wrk, stopped, wait_for, wrk
 
 MAX_BATCH = 16
 CONNECTIONS = (1, 16)
@@ -121,8 +120,7 @@ def main() -> None:
     if options.engine:
         measure_engine(options.engine, options.seconds)
         return
-    if shutil.which("wrk") is None:
-        parser.error("wrk is not installed (Debian: apt install wrk)")
+    need_wrk(parser)
     console = Console()
     with tempfile.TemporaryDirectory() as parent, console.status("preparing") as status:
         prepare(Path(parent))

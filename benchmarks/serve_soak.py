@@ -14,7 +14,6 @@ import argparse
 import http.client
 import json
 import re
-import shutil
 import socket
 import statistics
 import subprocess
@@ -26,7 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from paired import Row, cores, memory_mb, write_result
-from serve import free_port, prepare, stopped, wait_for
+from serve import free_port, need_wrk, prepare, stopped, wait_for
 
 PACKAGES = ("onnxruntime", "numpy", "pillow", "uvicorn", "starlette")
 CLASSIFY, INFER = "/v1/classify/bundle", "/v2/models/bundle/infer"
@@ -114,8 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=30.0)
     options = parser.parse_args()
-    if shutil.which("wrk") is None:
-        parser.error("wrk is not installed (Debian: apt install wrk)")
+    need_wrk(parser)
     console = Console()
     with tempfile.TemporaryDirectory() as parent, console.status(f"soaking for {options.minutes:g} minutes"):
         prepare(Path(parent))

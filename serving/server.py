@@ -147,14 +147,14 @@ class _Server(uvicorn.Server):
 
         self._grpc = GrpcServer(self.service, options.api_key)
         certificate, key = (file.read_bytes() if file else None for file in (options.certificate, options.private_key))
-        host = f"[{options.host}]" if ":" in options.host else options.host
+        host = _in_url(options.host)
         port = await self._grpc.start(f"{host}:{options.grpc_port}", certificate, key)
         _LOG.info("gRPC on %s:%d", host, port)
 
     async def _load(self) -> None:
         scheme = "https" if self.config.ssl else "http"
         port = self.servers[0].sockets[0].getsockname()[1]
-        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+        host = _in_url(self.config.host)
         _LOG.info("listening on %s://%s:%d, loading models", scheme, host, port)
         try:
             await self.service.repository.load_all()
@@ -169,6 +169,10 @@ class _Server(uvicorn.Server):
         _LOG.info("stopping: %d requests are being answered", self.service.active)
         self.force_exit = self.should_exit
         self.should_exit = self.service.draining = True
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def log_to_stderr(as_json: bool, level: int = logging.INFO) -> None:
