@@ -148,7 +148,7 @@ def test_sigterm_under_load_loses_no_accepted_request(serving, slow_model, load)
     with serving(slow_model, "--deadline", 30) as server:
         status, statuses = uvloop.run(main(server))
     assert status == 0
-    assert set(statuses) <= {200, 503} and len(statuses) > 100
+    assert set(statuses) <= {200, 503} and len(statuses) > 30
 
 
 def test_versions_change_under_load_without_a_failure(serving, slow_model, load, tmp_path):
@@ -170,10 +170,10 @@ def test_versions_change_under_load_without_a_failure(serving, slow_model, load,
             time.sleep(1)
         return statuses
 
-    with serving("--repository", tmp_path, "--control") as server:
+    with serving("--repository", tmp_path, "--control", "--deadline", 60) as server:
         results, loads = uvloop.run(main(server))
     assert loads == [200] * 10
-    assert {told.status for told in results} == {200} and len(results) > 100
+    assert {told.status for told in results} == {200} and len(results) > 30
 
 
 def test_a_fault_of_the_session_touches_no_other_request(serving, tmp_path):
