@@ -119,11 +119,18 @@ def build(arguments: Mapping[str, str]) -> Any:
     """
     left = dict(arguments)
     bundles = [item for item in left.pop("bundles", "").split(",") if item]
-    replica = {name: kind(left.pop(name)) for name, kind in _OF_A_REPLICA.items() if name in left}
+    replica = {name: _read(name, left.pop(name), kind) for name, kind in _OF_A_REPLICA.items() if name in left}
     kinds = {field.name: _KINDS[field.type.partition(" ")[0]] for field in fields(Settings)}
     if unknown := sorted(set(left) - set(kinds)):
         known = ", ".join(["bundles", *_OF_A_REPLICA, *kinds])
         raise ValueError(f"no argument {', '.join(unknown)}; there are {known}")
     threads = str(max(1, int(replica.get("cpus", 1))))
-    settings = Settings(**{name: kinds[name](text) for name, text in {"threads": threads, **left}.items()})
+    settings = Settings(**{name: _read(name, text, kinds[name]) for name, text in {"threads": threads, **left}.items()})
     return application(bundles, settings, **replica)
+
+
+def _read(name: str, text: str, kind: Any) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{name} must be a number, not {text!r}") from None

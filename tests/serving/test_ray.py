@@ -105,5 +105,7 @@ def test_wrong_arguments_are_named():
         build({"bundles": "b", "batch": "4"})
     with pytest.raises(ValueError, match="max_batch must be at least 1"):
         build({"bundles": "b", "max_batch": "0"})
+    with pytest.raises(ValueError, match="cpus must be a number, not 'many'"):
+        build({"bundles": "b", "cpus": "many"})
     with pytest.raises(ValueError, match="nothing to serve"):
         application([])
