@@ -39,6 +39,8 @@ CONNECTIONS = (8, 64)
 WORKERS = (1, 2)
 OURS = ("keras_resnets_float32", "keras_resnets_int8")
 PEERS = ("fastapi", "litserve", "bentoml", "ray")
+TYPES = {"png": "image/png", "json": "application/json", "form": "multipart/form-data; boundary=part"}
+BODIES = {"litserve": "json", "bentoml": "form"}  # the others take the PNG
 FOLDER = Path(__file__).parent / "serve_peers"
 PACKAGES = ("onnxruntime", "numpy", "pillow", "uvicorn", "starlette")
 PEER_PACKAGES = ("fastapi", "litserve", "bentoml", "ray", *PACKAGES)
@@ -84,10 +86,6 @@ Image.fromarray(noise.integers(0, 256, (28, 28), np.uint8)).save(sys.argv[1] + "
             f'wrk.method = "POST"\nwrk.body = io.open("{folder / body}", "rb"):read("*all")\n'
             f'wrk.headers["Content-Type"] = "{kind}"\n'
         )
-
-
-TYPES = {"png": "image/png", "json": "application/json", "form": "multipart/form-data; boundary=part"}
-BODIES = {"litserve": "json", "bentoml": "form"}
 
 
 def contenders(options: argparse.Namespace, folder: Path) -> dict[str, Contender]:

@@ -124,7 +124,7 @@ class App:
         self.service.metrics.answered(asked.model, "http", status)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """What most requests ask goes past the router, which costs as much as all the rest."""
+        """What most requests ask goes past the router and its layers: refusals under overload would pay for them."""
         asks = _ASKS.fullmatch(scope["path"]) if scope["method"] == "POST" else None
         if asks is None:
             await self._router(scope, receive, send)
@@ -319,5 +319,5 @@ def _json_size(headers: Headers) -> int | None:
     return int(text)
 
 
-def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(value), status, headers, media_type="application/json")
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(value), status, media_type="application/json")

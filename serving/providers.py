@@ -51,8 +51,8 @@ def open_session(
         raise ProviderError(f"unknown provider {provider!r}; there are {', '.join(PROVIDERS)}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, not {threads}")
-    if cuda_graphs and provider not in _CUDA_GRAPHS:
-        raise ValueError(f"CUDA graphs need the provider {' or '.join(_CUDA_GRAPHS)}, not {provider}")
+    if cuda_graphs:
+        check_cuda_graphs(provider)
     name = PROVIDERS[provider]
     if name not in onnxruntime.get_available_providers():
         raise ProviderError(
@@ -77,6 +77,12 @@ def open_session(
     if session.get_providers()[0] != name:
         raise ProviderError(f"{provider} was asked for, but onnxruntime activated {session.get_providers()}")
     return session
+
+
+def check_cuda_graphs(provider: str) -> None:
+    """Raise ValueError unless a provider can capture CUDA graphs."""
+    if provider not in _CUDA_GRAPHS:
+        raise ValueError(f"CUDA graphs need the provider {' or '.join(_CUDA_GRAPHS)}, not {provider}")
 
 
 def active_providers() -> dict[str, str]:

@@ -20,7 +20,7 @@ from .batcher import Answer, Batcher, Tensors
 from .binding import BoundSession
 from .engine import Engine, softmax
 from .protocol import DATATYPES, ProtocolError, TensorSpec
-from .providers import open_session
+from .providers import check_cuda_graphs, open_session
 
 _LARGE = 128 * 1024  # bytes of image files
 _TINY = 64 * 64  # pixels
@@ -60,8 +60,8 @@ class Settings:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.deadline <= 0:
             raise ValueError(f"deadline must be more than 0 seconds, not {self.deadline}")
-        if self.cuda_graphs and not self.on_gpu:
-            raise ValueError(f"CUDA graphs need the provider cuda or tensorrt, not {self.provider}")
+        if self.cuda_graphs:
+            check_cuda_graphs(self.provider)
 
     @property
     def on_gpu(self) -> bool:
@@ -123,12 +123,13 @@ class ServedModel:
         self.outputs = tuple(map(_spec, self._session.get_outputs()))
         self.batched = all(spec.shape and spec.shape[0] == -1 for spec in (*self.inputs, *self.outputs))
         self.labels = self.bundle.manifest.labels if self.bundle else None
-        fixed = self.batched and not any(-1 in spec.shape[1:] for spec in self.inputs)
-        if settings.cuda_graphs and not fixed:
+        sized = not any(-1 in spec.shape[1:] for spec in self.inputs)
+        if settings.cuda_graphs and not (sized and self.batched):
             raise ValueError(f"{name} takes tensors of any size, of which no CUDA graph can be captured")
-        bound = BoundSession(self._session, "cuda", settings.cuda_graphs) if settings.on_gpu and fixed else None
-        self._call = bound.run if bound else lambda feeds: self._session.run(None, dict(feeds))
-        self._warm()
+        bound = sized and self.batched and settings.on_gpu
+        self._call = BoundSession(self._session, "cuda", settings.cuda_graphs).run if bound else self._call_unbound
+        if sized:  # otherwise there is no size to warm
+            self._warm()
         self.batcher = Batcher(
             self._run if self.batched else self._run_alone, self._prepare,
             max_batch=settings.max_batch if self.batched else 1, queue_delay=settings.queue_delay,
@@ -207,16 +208,18 @@ class ServedModel:
 
     def _run_alone(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
         """Without a batch axis: one is put in front for the batcher."""
-        outputs = self._session.run(None, dict(tensors))
+        outputs = self._call(tensors)
         return {spec.name: np.asarray(values)[None] for spec, values in zip(self.outputs, outputs, strict=True)}
+
+    def _call_unbound(self, feeds: Tensors) -> list[NDArray[Any]]:
+        outputs: list[NDArray[Any]] = self._session.run(None, dict(feeds))
+        return outputs
 
     def _bucket(self, rows: int) -> int:
         return next((size for size in self.buckets if size >= rows), rows)
 
     def _warm(self) -> None:
         """Run every batch size once: the first run of a shape allocates memory, and builds programs on GPUs."""
-        if any(-1 in spec.shape[1:] for spec in self.inputs):
-            return  # images of any size: there is no size to warm
         for rows in self.buckets if self.batched else (1,):
             self._call({spec.name: _zeros(spec, rows) for spec in self.inputs})
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -62,6 +63,17 @@ def serving(tmp_path_factory):
                 process.kill()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def at_once():
+    """Calls a function with each item, on threads of their own, and raises what one of them raised."""
+
+    def call(function, items):
+        with ThreadPoolExecutor(len(items)) as pool:
+            list(pool.map(function, items))
+
+    return call
 
 
 @pytest.fixture(scope="session")

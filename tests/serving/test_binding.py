@@ -1,7 +1,5 @@
 """Buffers that stay where they are. On the CPU here; on GPUs only their place differs, and the graphs."""
 
-import threading
-
 import numpy as np
 import pytest
 
@@ -25,7 +23,7 @@ def test_each_batch_size_has_buffers_of_its_own_and_no_run_sees_another_s(export
         assert np.array_equal(got, want)
 
 
-def test_many_threads_may_share_it(exported):
+def test_many_threads_may_share_it(exported, at_once):
     engine = Engine(exported()[1])
     bound = BoundSession(engine.session, "cpu")
     images = np.random.default_rng(0).normal(size=(8, 1, 8, 8, 1)).astype(np.float32)
@@ -37,11 +35,7 @@ def test_many_threads_may_share_it(exported):
             if not np.array_equal(bound.run({"images": images[number]})[0], want[number]):
                 wrong.append(number)
 
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(ask, range(8))
     assert not wrong
 
 

@@ -143,16 +143,12 @@ def test_several_in_flight_each_get_their_own(client, tensors, want):
         np.testing.assert_allclose(answers[number], want[number % 5 : number % 5 + 1], atol=1e-5)
 
 
-def test_classification_and_statistics(client, tensors, want):
+def test_classification_and_statistics(client, tensors, want, at_once):
     outputs = [triton.InferRequestedOutput("probabilities", class_count=1)]
     got = client.infer("tiny", inputs(tensors), outputs=outputs).as_numpy("probabilities")
     assert [text.decode().split(":")[1:] for text in got[:, 0]] == [[str(i), COLOURS[i]] for i in want.argmax(1)]
     (before,) = client.get_inference_statistics("tiny").model_stats
-    threads = [threading.Thread(target=client.infer, args=("tiny", inputs(tensors[:1]))) for _ in range(64)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(lambda number: client.infer("tiny", inputs(tensors[:1])), range(64))
     (after,) = client.get_inference_statistics("tiny").model_stats
     assert after.inference_count - before.inference_count == 64
     assert after.execution_count - before.execution_count <= 32

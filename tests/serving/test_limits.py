@@ -5,7 +5,6 @@ import json
 import re
 import socket
 import struct
-import threading
 import time
 import zlib
 from http.client import HTTPConnection
@@ -178,7 +177,7 @@ def test_too_many_connections_are_refused_and_those_that_leave_make_room(server)
     time.sleep(0.1)
 
 
-def test_answers_are_never_mixed_up(server, infer):
+def test_answers_are_never_mixed_up(server, infer, at_once):
     """A thousand requests on 16 connections, each with an image and an id of its own."""
     wrong = []
     rows = np.random.default_rng(0).normal(size=(16, 1, 8, 8, 1)).astype(np.float32)
@@ -196,11 +195,7 @@ def test_answers_are_never_mixed_up(server, infer):
                 wrong.append(told)
         connection.close()
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(client, range(16))
     assert not wrong
 
 

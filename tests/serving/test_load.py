@@ -3,8 +3,8 @@
 import asyncio
 import collections
 import json
-import threading
 import time
+from functools import partial
 from http.client import HTTPConnection
 from itertools import pairwise
 from pathlib import Path
@@ -95,7 +95,7 @@ def test_five_times_its_capacity(serving, slow_model, load):
     assert good(recovered, 10) >= 0.9 * peak and {told.status for told in recovered} == {200}
 
 
-def test_ten_thousand_answers_are_each_one_s_own(serving, exported):
+def test_ten_thousand_answers_are_each_one_s_own(serving, exported, at_once):
     """From 64 connections, each request with an image and an id of its own."""
     rows = np.random.default_rng(0).normal(size=(64, 8, 8, 1)).astype(np.float32)
     want = np.asarray(exported()[0](rows))
@@ -114,11 +114,7 @@ def test_ten_thousand_answers_are_each_one_s_own(serving, exported):
         connection.close()
 
     with serving(f"tiny={exported()[1]}", "--deadline", 60, "--max-queue", 1000) as server:
-        threads = [threading.Thread(target=client, args=(server, number)) for number in range(64)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(partial(client, server), range(64))
     assert not wrong and sum(count) >= 10_000
 
 
@@ -176,7 +172,7 @@ def test_versions_change_under_load_without_a_failure(serving, slow_model, load,
     assert {told.status for told in results} == {200} and len(results) > 30
 
 
-def test_a_fault_of_the_session_touches_no_other_request(serving, tmp_path):
+def test_a_fault_of_the_session_touches_no_other_request(serving, at_once, tmp_path):
     """An index that is out of bounds, which onnxruntime finds when it runs: alone in its batch with good ones."""
     table = numpy_helper.from_array(np.arange(10, dtype=np.float32) * 2, "table")
     graph = helper.make_graph(
@@ -199,11 +195,7 @@ def test_a_fault_of_the_session_touches_no_other_request(serving, tmp_path):
         connection.close()
 
     with serving(file, "--queue-delay", 5, "--deadline", 60) as server:
-        threads = [threading.Thread(target=client, args=(server, number)) for number in [*range(10), 99]]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(partial(client, server), [*range(10), 99])
         assert "out of data bounds" in server.log
     assert {status for status, _ in told[99]} == {500}
     assert all("out of data bounds" not in message["error"] for _, message in told[99])  # it is for the log alone

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 
 import numpy as np
@@ -44,7 +45,7 @@ def replicas(serve):
     return deployment.replica_states.get("RUNNING", 0)
 
 
-def test_replicas_serve_scale_and_are_replaced(cluster, exported, tmp_path):
+def test_replicas_serve_scale_and_are_replaced(cluster, exported, at_once):
     from keras_resnets.serving.ray_app import application, build
 
     model, bundle = exported()
@@ -68,11 +69,7 @@ def test_replicas_serve_scale_and_are_replaced(cluster, exported, tmp_path):
         if status != 200 or not np.allclose(told["outputs"][0]["data"], want[number], atol=1e-5):
             wrong.append(told)
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(64)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(client, range(64))
     assert not wrong
     (statistics,) = ask("GET", "/v2/models/tiny/stats")[1]["model_stats"]
     assert statistics["inference_count"] == 64 and statistics["execution_count"] < 64
@@ -84,14 +81,15 @@ def test_replicas_serve_scale_and_are_replaced(cluster, exported, tmp_path):
         while not stop.is_set():
             statuses.append(infer(rows[:1])[0])
 
-    threads = [threading.Thread(target=ask_on) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    cluster.run(application([f"tiny={bundle}", f"second={bundle}"], min_replicas=2, max_replicas=2))
-    time.sleep(2)
-    stop.set()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask_on) for _ in range(4)]
+        try:
+            cluster.run(application([f"tiny={bundle}", f"second={bundle}"], min_replicas=2, max_replicas=2))
+            time.sleep(2)
+        finally:
+            stop.set()
+    for one in asking:
+        one.result()  # raises what a client met
     assert set(statuses) == {200} and len(statuses) > 10
     assert replicas(cluster) == 2
     assert ask("GET", "/v2/models/second/ready")[0] == 200
