@@ -22,6 +22,7 @@ _MODULES = {
         "urllib3",
     ),
     "serve-ray": ("ray",),
+    "bench": ("matplotlib", "mlperf_loadgen", "scipy"),
     "study": ("matplotlib",),
 }
 _HINTS = {

@@ -7,7 +7,7 @@ ever changes.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,19 +43,33 @@ class BoundSession:
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The session's outputs. One run at a time: the buffers are the session's."""
-        key = tuple((name, feeds[name].shape) for name in sorted(feeds))
         with self._lock:
-            bound = self._bound.get(key) or self._bind(key, feeds)
-            for name, value in bound.inputs.items():
-                value.update_inplace(np.ascontiguousarray(feeds[name]))
-            bound.binding.synchronize_inputs()
-            self._session.run_with_iobinding(bound.binding, bound.options)
-            bound.binding.synchronize_outputs()
+            bound = self._filled(feeds)
+            self._go(bound)
             outputs: list[NDArray[Any]] = bound.binding.copy_outputs_to_cpu()
             return outputs
 
+    def in_place(self, feeds: Mapping[str, NDArray[Any]]) -> Callable[[], None]:
+        """A call that runs again and again on these inputs, which lie in the buffers already, and leaves the outputs
+        there: what the device takes, without copies. No other run may come between."""
+        bound = self._filled(feeds)
+        return lambda: self._go(bound)
+
+    def _go(self, bound: _Bound) -> None:
+        self._session.run_with_iobinding(bound.binding, bound.options)
+        bound.binding.synchronize_outputs()
+
+    def _filled(self, feeds: Mapping[str, NDArray[Any]]) -> _Bound:
+        """The buffers for these shapes, with these inputs in them."""
+        key = tuple((name, feeds[name].shape) for name in sorted(feeds))
+        bound = self._bound.get(key) or self._bind(key, feeds)
+        for name, value in bound.inputs.items():
+            value.update_inplace(np.ascontiguousarray(feeds[name]))
+        bound.binding.synchronize_inputs()
+        return bound
+
     def _bind(self, key: tuple[Any, ...], feeds: Mapping[str, NDArray[Any]]) -> _Bound:
-        """Buffers for these shapes; what the outputs' are, a run tells."""
+        """New buffers; what the outputs' shapes are, a run tells."""
         outputs = self._session.run(None, dict(feeds), run_options() if self._graphs else None)
         binding = self._session.io_binding()
         inputs = {name: self._buffer(array) for name, array in feeds.items()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from keras_resnets.bundle import Bundle, BundleError
 from keras_resnets.labels import Prediction, decode_predictions
 from keras_resnets.preprocessing import ImageLike
 
-from .providers import open_session, run_options
+from .providers import open_session, run_options, tensorrt_options
 
 GOLDEN_TOLERANCE = 1e-3  # of the largest output: other CPUs and providers round differently
 
@@ -31,9 +32,11 @@ class Engine:
         batch_size: images a session call at most.
         spin: whether threads that wait keep their cores busy, which is faster where nothing else needs these.
         cuda_graphs: see `open_session`; `run` and `predict` make no use of them.
+        provider_options: the provider's own, by ONNX Runtime's names, over those of `providers.options_of`.
 
     Attributes:
         variant: of the bundle, that runs.
+        open_seconds: what ONNX Runtime took to read the graph, and to build engines where the provider does.
         golden_drift: largest difference of the golden sample's output to Keras's, over its largest value.
 
     Raises:
@@ -52,6 +55,7 @@ class Engine:
         batch_size: int = 32,
         spin: bool = True,
         cuda_graphs: bool = False,
+        provider_options: Mapping[str, str] | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
@@ -60,7 +64,14 @@ class Engine:
         self.variant = variant = self.bundle.variant(precision)
         self.bundle.check([*self.bundle.graph_files(variant), self.bundle.manifest.golden])
         self._options = run_options() if cuda_graphs else None
-        self.session = open_session(self.bundle.path / variant.file, provider, threads, spin, cuda_graphs)
+        manifest = self.bundle.manifest
+        own: dict[str, str] = {}
+        if provider == "tensorrt":
+            own = tensorrt_options(manifest.input_name, manifest.input_shape[1:], batch_size, variant.precision)
+        own |= provider_options or {}
+        began = time.perf_counter()
+        self.session = open_session(self.bundle.path / variant.file, provider, threads, spin, cuda_graphs, own)
+        self.open_seconds = time.perf_counter() - began
         self.golden_drift = self.check_golden()
 
     def run(self, tensor: NDArray[Any]) -> NDArray[np.float32]:
@@ -130,19 +141,37 @@ class Engine:
         scores = self.predict_scores(images)
         return decode_predictions(scores, self.bundle.manifest.labels, top) if len(scores) else []
 
-    def check_golden(self) -> float:
-        """Run the bundle's golden sample here: the largest difference to Keras, over Keras's largest output.
+    def golden(self) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        """What `run` takes for the bundle's golden sample, and Keras's output for it.
 
         Raises:
-            BundleError: when it exceeds 1e-3, or for a lower precision three times what it was where it was made.
+            BundleError: when the file cannot be read.
         """
         sample, expected = self.bundle.golden()
         manifest = self.bundle.manifest
         how = manifest.preprocessing if manifest.input_type != "uint8" else None
+        return self._laid_out(how.normalize(sample) if how else sample), expected
+
+    def check_golden(self) -> float:
+        """Run the bundle's golden sample here: the largest difference to Keras, over Keras's largest output.
+
+        Raises:
+            BundleError: see `drift`; or when the sample does not fit.
+        """
+        tensor, expected = self.golden()
         try:
-            got = self.run(self._laid_out(how.normalize(sample) if how else sample))
+            return self.drift(self.run(tensor), expected)
         except ValueError as error:
+            if isinstance(error, BundleError):
+                raise
             raise BundleError(f"{self.bundle.path}: its golden sample does not fit: {error}") from error
+
+    def drift(self, got: NDArray[Any], expected: NDArray[np.float32]) -> float:
+        """The largest difference of outputs to expected ones, over the largest of these.
+
+        Raises:
+            BundleError: when it exceeds 1e-3, or for a lower precision three times what it was where it was made.
+        """
         if got.shape != expected.shape or not got.size:
             shapes = f"{list(got.shape)} instead of {list(expected.shape)}"
             raise BundleError(f"{self.bundle.path}: the golden sample gives {shapes} here")

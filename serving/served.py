@@ -110,7 +110,8 @@ class ServedModel:
             self.bundle = Bundle.open(source)
             self.engine = Engine(
                 self.bundle, provider=settings.provider, precision=settings.precision,
-                threads=settings.intra_threads, spin=False, cuda_graphs=settings.cuda_graphs,
+                threads=settings.intra_threads, batch_size=settings.max_batch, spin=False,
+                cuda_graphs=settings.cuda_graphs,
             )  # fmt: skip
             self._session = self.engine.session
         elif source.suffix == ".onnx" and source.is_file():

@@ -1,0 +1,172 @@
+"""ResNet-50 on an NVIDIA GPU: what benchmarks/gpu.sh runs once its surroundings are set up.
+
+    python benchmarks/gpu.py --make BUNDLE     a bundle to measure; needs the extra `export`
+    benchmarks/gpu.sh BUNDLE                   measures
+
+The bundle's weights are random and take few values, so that it packs well (33 MB instead of 170) on its way to a machine
+without a network; times do not depend on what the values are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+RESULTS = Path(__file__).parent / "results"
+SIDE = 224
+
+
+def make(folder: Path) -> None:
+    """Write the bundle."""
+    import keras
+    import numpy as np
+
+    import keras_resnets
+    from keras_resnets.export import Gate, to_bundle
+
+    keras.utils.set_random_seed(0)
+    model = keras_resnets.ResNet50(variant="v1.5", classifier_activation=None)
+    for weight in model.weights:
+        values = weight.numpy()
+        if values.ndim > 1:
+            step = np.float32(2.0 ** np.round(np.log2(0.7 * values.std())))
+            weight.assign(step * np.clip(np.round(values / step), -3, 3))
+    noise = np.random.default_rng(0).normal(size=(8, SIDE, SIDE, 3)).astype(np.float32)
+    keras_resnets.update_batch_norm(model, [noise])
+    to_bundle(model, folder, saved_model=False, precisions=["float16", "int8-symmetric"], gate=Gate(0.0, 1.0))
+
+
+def contenders(bundle: Path, providers: Sequence[str], batches: Sequence[int]) -> list[Any]:
+    """Who takes part, the same ones on every machine."""
+    from keras_resnets.serving.benchmark import sweep
+
+    most, chosen = [max(batches)], []
+    for provider in providers:
+        on_gpu = provider != "cpu"
+
+        def add(
+            precision: str, batches: Sequence[int], graphs: Sequence[bool], provider: str = provider, **options: str
+        ) -> None:
+            chosen.extend(sweep(
+                [bundle], providers=[provider], precisions=[precision], batches=batches, cuda_graphs=graphs,
+                options=options,
+            ))  # fmt: skip
+
+        add("float16", batches, (False, True) if on_gpu else (False,))
+        add("float32", batches, (on_gpu,))
+        add("int8-symmetric", most, (on_gpu,))
+        if provider == "cuda":
+            add("float32", most, (True,), use_tf32="0")
+            add("float16", most, (True,), prefer_nhwc="0")
+    if importlib.util.find_spec("torch"):
+        chosen += torch_contenders(batches)
+    return chosen
+
+
+def torch_contenders(batches: Sequence[int]) -> list[Any]:
+    """torchvision's ResNet-50 in this Python's torch: on a GPU, torch.compile in float16, channels last."""
+    from keras_resnets.peers import peer_contenders
+
+    return list(peer_contenders(["torch:resnet50"], None, batches=batches, threads=None, folder=None, python=sys.executable))
+
+
+def served(bundle: Path, provider: str, folder: Path) -> dict[str, Any]:
+    """Ask the server, with CUDA graphs where there are any, and compare its answers with the engine's golden ones."""
+    import numpy as np
+
+    from keras_resnets.serving import Engine
+
+    graphs = ["--cuda-graphs"] if provider in ("cuda", "tensorrt") else []
+    command = [sys.executable, "-m", "keras_resnets.cli", "serve", f"resnet50={bundle}", "--provider", provider]
+    command += ["--precision", "float16", "--port", "0", "--max-batch", "8", *graphs]
+    log = folder / "server.log"
+    tensor, expected = Engine(bundle, provider=provider, precision="float16").golden()
+    with log.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file) as process:
+        try:
+            url = _wait_for(log, process, r"listening on (\S+),")
+            _wait_for(log, process, r"(ready after)")
+            worst = 0.0
+            for rows in (1, 2, 3, 5, 8, 1, 3):
+                got = _infer(url, np.resize(tensor, (rows, *tensor.shape[1:])))
+                want = np.resize(expected, got.shape)
+                worst = max(worst, float(np.abs(got - want).max() / np.abs(want).max()))
+        finally:
+            process.terminate()
+    return {"provider": provider, "cuda_graphs": bool(graphs), "golden_drift": worst}
+
+
+def _wait_for(log: Path, process: subprocess.Popen[bytes], pattern: str) -> str:
+    end = time.monotonic() + 120
+    while not (match := re.search(pattern, log.read_text())):
+        if process.poll() is not None or time.monotonic() > end:
+            raise SystemExit(f"the server did not start:\n{log.read_text()[-2000:]}")
+        time.sleep(0.1)
+    return match.group(1)
+
+
+def _infer(url: str, tensor: Any) -> Any:
+    from keras_resnets.serving.client import Client
+
+    return next(iter(Client(url).infer("resnet50", {"images": tensor}).values()))
+
+
+def active(asked: str) -> list[str]:
+    """The providers to measure."""
+    from keras_resnets.serving.providers import active_providers
+
+    if asked != "auto":
+        return asked.split(",")
+    state = active_providers()
+    if state.get("cuda") != "active":
+        raise SystemExit(f"the CUDA provider is {state.get('cuda', 'not in this onnxruntime')}")
+    return [name for name in ("cuda", "tensorrt") if state.get(name) == "active"]
+
+
+def main() -> None:
+    """Parse the options; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--make", action="store_true", help="write the bundle, and measure nothing")
+    parser.add_argument("--providers", default="auto")
+    parser.add_argument("--batches", default="1,32,128")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    if options.make:
+        make(options.bundle)
+        return
+    from keras_resnets.serving import benchmark, report
+
+    providers = active(options.providers)
+    console = Console(width=200)
+    batches = [int(batch) for batch in options.batches.split(",")]
+    result = benchmark.run(
+        contenders(options.bundle, providers, batches), rounds=options.rounds, seconds=options.seconds,
+        say=lambda name, done, all_: console.print(f"{done + 1} of {all_}: {name}", highlight=False),
+    )  # fmt: skip
+    known = result["conditions"]
+    device = known["gpu"] or f"{known['usable_cpus']} cpus"
+    name = re.sub("[^a-z0-9.]+", "_", f"gpu resnet50 {device} ort{known['onnxruntime']}".lower().replace("nvidia ", ""))
+    options.out.mkdir(parents=True, exist_ok=True)
+    benchmark.save(result, options.out / f"{name}.json")
+    report.print_table(result, console)
+    result["served"] = [served(options.bundle, provider, options.out) for provider in providers]
+    console.print(json.dumps(result["served"]), highlight=False)
+    benchmark.save(result, options.out / f"{name}.json")
+    report.write_html(result, options.out / f"{name}.html")
+    console.print(f"wrote {options.out / name}.json and .html", highlight=False)
+
+
+if __name__ == "__main__":
+    main()
