@@ -48,7 +48,7 @@ if [ ! -e "$site/.installed" ]; then
     fi
     touch "$site/.installed"
 fi
-export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1  # what is installed, not this checkout's folders
 # NVIDIA's libraries in pip's packages of this Python lie on no path of the system.
 libraries=$("$python" - << 'END'
 import importlib.util

@@ -209,8 +209,9 @@ def _median(values: Sequence[Any]) -> Any:
 def _measured(one: Contender, seconds: float, timeout: float) -> dict[str, Any]:
     """The figures of one run, or {"refused": why}."""
     request = json.dumps({**one.request, "seconds": seconds})
-    # NumPy's own threads would wait beside the runtime's.
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    # NumPy's own threads would wait beside the runtime's; and a folder called keras_resnets may lie where we are.
+    own = {"OPENBLAS_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONSAFEPATH": "1"}
+    environment = {**os.environ, **own}
     with subprocess.Popen(
         one.program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as child:
