@@ -18,7 +18,7 @@ from keras_resnets.machine import usable_cpus
 
 # Of these depends which kernels run.
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "sve")
-_SAME = ("processor", "flags", "usable_cpus", "gpu", "driver", "onnxruntime")  # what makes two machines one
+_SAME = ("processor", "flags", "usable_cpus", "gpu", "driver", "onnxruntime", "distribution")  # what makes two machines one
 _EVERY = 0.1  # seconds between looks at the GPU
 
 
