@@ -38,16 +38,22 @@ def add_serve(commands: Any, command: Callable[..., argparse.ArgumentParser]) ->
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("how models are run")
-    group.add_argument("--provider", default="cpu", choices=["cpu", "openvino", "cuda", "tensorrt"])
+    group = parser.add_argument_group(
+        "how models are run",
+        "What is not given here is as `keras-resnets tune` found it for a bundle on this machine, or else the default.",
+    )
+    group.add_argument("--no-tuned", action="store_true", help="the defaults, whatever was found")
+    group.add_argument("--provider", choices=["cpu", "openvino", "cuda", "tensorrt"], help="default: cpu")
     group.add_argument("--precision", help="of the bundles (default: each one's first)")
-    group.add_argument("--cuda-graphs", action="store_true", help="replay each batch size as one launch (NVIDIA GPUs)")
-    group.add_argument("--workers", type=int, default=1, help="batches that run at once (default: %(default)s)")
-    group.add_argument("--threads", type=int, help="of one batch (default: the CPUs, divided among the workers)")
-    group.add_argument("--max-batch", type=int, default=16, metavar="ROWS", help="default: %(default)s")
     group.add_argument(
-        "--queue-delay", type=float, default=0.0, metavar="MS",
-        help="milliseconds that a free worker waits for a fuller batch (default: %(default)g)",
+        "--cuda-graphs", action="store_true", default=None, help="replay each batch size as one launch (NVIDIA GPUs)"
+    )
+    group.add_argument("--workers", type=int, help="batches that run at once (default: 1)")
+    group.add_argument("--threads", type=int, help="of one batch (default: the CPUs, divided among the workers)")
+    group.add_argument("--max-batch", type=int, metavar="ROWS", help="default: 16")
+    group.add_argument(
+        "--queue-delay", type=float, metavar="MS",
+        help="milliseconds that a free worker waits for a fuller batch (default: 0)",
     )  # fmt: skip
     group.add_argument(
         "--max-queue", type=int, default=256, metavar="ROWS", help="that may wait (default: %(default)s)"
@@ -79,11 +85,16 @@ def _serve(options: argparse.Namespace) -> int:
     from keras_resnets.serving.server import ServerOptions, log_to_stderr, serve
     from keras_resnets.serving.service import Limits
 
+    delay = options.queue_delay / 1000 if options.queue_delay is not None else None
+    asked = {
+        "provider": options.provider, "precision": options.precision, "threads": options.threads,
+        "workers": options.workers, "cuda_graphs": options.cuda_graphs, "max_batch": options.max_batch,
+        "queue_delay": delay,
+    }  # fmt: skip
+    asked = {name: value for name, value in asked.items() if value is not None}
     settings = Settings(
-        provider=options.provider, precision=options.precision, threads=options.threads, workers=options.workers,
-        cuda_graphs=options.cuda_graphs,
-        max_batch=options.max_batch, queue_delay=options.queue_delay / 1000, max_queue=options.max_queue,
-        deadline=options.deadline,
+        **asked, max_queue=options.max_queue, deadline=options.deadline,
+        asked=None if options.no_tuned else frozenset(asked),
     )  # fmt: skip
     log_to_stderr(options.log_format == "json", 40 if options.quiet else 20)
     connections = ConnectionLimits(

@@ -26,7 +26,7 @@ with extra("serve-ray"):
 
 _DRAIN = 30.0  # seconds that a replica's requests may still take when it is to go
 _OF_A_REPLICA = {"min_replicas": int, "max_replicas": int, "cpus": float, "gpus": float}
-_KINDS: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": lambda text: text == "true"}
+_KINDS: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": {"true": True, "false": False}.__getitem__}
 
 
 class _OfThisReplica:
@@ -120,7 +120,8 @@ def build(arguments: Mapping[str, str]) -> Any:
     left = dict(arguments)
     bundles = [item for item in left.pop("bundles", "").split(",") if item]
     replica = {name: _read(name, left.pop(name), kind) for name, kind in _OF_A_REPLICA.items() if name in left}
-    kinds = {field.name: _KINDS[field.type.partition(" ")[0]] for field in fields(Settings)}
+    chosen = [field for field in fields(Settings) if field.name != "asked"]
+    kinds = {field.name: _KINDS[field.type.partition(" ")[0]] for field in chosen}
     if unknown := sorted(set(left) - set(kinds)):
         known = ", ".join(["bundles", *_OF_A_REPLICA, *kinds])
         raise ValueError(f"no argument {', '.join(unknown)}; there are {known}")
@@ -132,5 +133,7 @@ def build(arguments: Mapping[str, str]) -> Any:
 def _read(name: str, text: str, kind: Any) -> Any:
     try:
         return kind(text)
+    except KeyError:
+        raise ValueError(f"{name} must be true or false, not {text!r}") from None
     except ValueError:
         raise ValueError(f"{name} must be a number, not {text!r}") from None

@@ -17,6 +17,7 @@ from pathlib import Path
 from keras_resnets.bundle import MANIFEST
 
 from .served import ServedModel, Settings
+from .tuned import applied
 
 _LOG = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -193,8 +194,11 @@ class Repository:
         self._retire(old)
 
     def _open(self, name: str, version: str, source: Path) -> ServedModel:
+        settings, found = applied(self._settings, source)
+        if found:
+            _LOG.info("model %s version %s: %s", name, version, found)
         return ServedModel(
-            name, version, source, self._settings, lambda rows, seconds: self._observe(name, version, rows, seconds)
+            name, version, source, settings, lambda rows, seconds: self._observe(name, version, rows, seconds)
         )
 
     def _retire(self, model: ServedModel | None) -> None:

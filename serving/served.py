@@ -42,6 +42,8 @@ class Settings:
         max_queue: rows that wait at most.
         deadline: seconds that a request may take, where it does not say so itself.
         cuda_graphs: replay each batch size as one launch; on NVIDIA GPUs, for models of fixed sizes.
+        asked: the names of those that the user chose; in place of the others stands what `keras-resnets tune` found
+            for a bundle on this machine, if anything. None: all are chosen.
     """
 
     provider: str = "cpu"
@@ -53,6 +55,7 @@ class Settings:
     max_queue: int = 256
     deadline: float = 10.0
     cuda_graphs: bool = False
+    asked: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
         for name in ("workers", "max_batch", "max_queue"):
