@@ -3,8 +3,8 @@
     python benchmarks/gpu.py --make BUNDLE     a bundle to measure; needs the extra `export`
     benchmarks/gpu.sh BUNDLE                   measures
 
-The bundle's weights are random and take few values, so that it packs well (33 MB instead of 170) on its way to a machine
-without a network; times do not depend on what the values are.
+The bundle's weights are random and take few values, so that it packs well (33 MB instead of 170) on its way to a
+machine without a network; times do not depend on what the values are.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,18 +70,23 @@ def contenders(bundle: Path, providers: Sequence[str], batches: Sequence[int]) -
             add("float32", most, (True,), use_tf32="0")
             add("float16", most, (True,), prefer_nhwc="0")
     if importlib.util.find_spec("torch"):
-        chosen += torch_contenders(batches)
+        chosen += torch_contenders(batches, providers != ["cpu"])
     return chosen
 
 
-def torch_contenders(batches: Sequence[int]) -> list[Any]:
+def torch_contenders(batches: Sequence[int], on_gpu: bool) -> list[Any]:
     """torchvision's ResNet-50 in this Python's torch: on a GPU, torch.compile in float16, channels last."""
     from keras_resnets.peers import peer_contenders
 
-    return list(peer_contenders(["torch:resnet50"], None, batches=batches, threads=None, folder=None, python=sys.executable))
+    provider = "cuda" if on_gpu else "cpu"
+    found = peer_contenders(
+        ["torch:resnet50"], batches=batches, folder=".", python=sys.executable, providers=[provider]
+    )
+    # Eager PyTorch launches each operator by itself, which nobody does who wants speed.
+    return [one for one in found if one.labels["options"] or not on_gpu]
 
 
-def served(bundle: Path, provider: str, folder: Path) -> dict[str, Any]:
+def served(bundle: Path, provider: str) -> dict[str, Any]:
     """Ask the server, with CUDA graphs where there are any, and compare its answers with the engine's golden ones."""
     import numpy as np
 
@@ -89,9 +95,12 @@ def served(bundle: Path, provider: str, folder: Path) -> dict[str, Any]:
     graphs = ["--cuda-graphs"] if provider in ("cuda", "tensorrt") else []
     command = [sys.executable, "-m", "keras_resnets.cli", "serve", f"resnet50={bundle}", "--provider", provider]
     command += ["--precision", "float16", "--port", "0", "--max-batch", "8", *graphs]
-    log = folder / "server.log"
     tensor, expected = Engine(bundle, provider=provider, precision="float16").golden()
-    with log.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file) as process:
+    with (
+        tempfile.NamedTemporaryFile() as file,
+        subprocess.Popen(command, stdout=file, stderr=file) as process,
+    ):
+        log = Path(file.name)
         try:
             url = _wait_for(log, process, r"listening on (\S+),")
             _wait_for(log, process, r"(ready after)")
@@ -147,25 +156,27 @@ def main() -> None:
         make(options.bundle)
         return
     from keras_resnets.serving import benchmark, report
+    from keras_resnets.serving.conditions import conditions
 
     providers = active(options.providers)
     console = Console(width=200)
     batches = [int(batch) for batch in options.batches.split(",")]
+    options.out.mkdir(parents=True, exist_ok=True)
+    known = conditions()
+    device = known["gpu"] or f"{known['usable_cpus']} cpus"
+    name = re.sub("[^a-z0-9.]+", "_", f"gpu resnet50 {device} ort{known['onnxruntime']}".lower().replace("nvidia ", ""))
+    file = options.out / f"{name}.json"
     result = benchmark.run(
         contenders(options.bundle, providers, batches), rounds=options.rounds, seconds=options.seconds,
         say=lambda name, done, all_: console.print(f"{done + 1} of {all_}: {name}", highlight=False),
+        keep=lambda result: benchmark.save(result, file),
     )  # fmt: skip
-    known = result["conditions"]
-    device = known["gpu"] or f"{known['usable_cpus']} cpus"
-    name = re.sub("[^a-z0-9.]+", "_", f"gpu resnet50 {device} ort{known['onnxruntime']}".lower().replace("nvidia ", ""))
-    options.out.mkdir(parents=True, exist_ok=True)
-    benchmark.save(result, options.out / f"{name}.json")
     report.print_table(result, console)
-    result["served"] = [served(options.bundle, provider, options.out) for provider in providers]
+    report.write_html(result, file.with_suffix(".html"))
+    result["served"] = [served(options.bundle, provider) for provider in providers]
     console.print(json.dumps(result["served"]), highlight=False)
-    benchmark.save(result, options.out / f"{name}.json")
-    report.write_html(result, options.out / f"{name}.html")
-    console.print(f"wrote {options.out / name}.json and .html", highlight=False)
+    benchmark.save(result, file)
+    console.print(f"wrote {file} and .html", highlight=False)
 
 
 if __name__ == "__main__":

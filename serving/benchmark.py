@@ -139,6 +139,7 @@ def run(
     rounds: int = 3,
     seconds: float = 2.0,
     say: Callable[[str, int, int], None] = lambda name, done, all_: None,
+    keep: Callable[[dict[str, Any]], None] = lambda result: None,
     timeout: float = _TIMEOUT,
 ) -> dict[str, Any]:
     """Measure contenders in turn, A B C A B C; returns a result, see docs/benchmarks.md.
@@ -151,31 +152,33 @@ def run(
         rounds: runs of each.
         seconds: of each timed loop.
         say: called with (name, runs done, runs in all) before each run.
+        keep: called with the result so far after each round, so that little is lost when somebody interrupts.
         timeout: seconds of a process.
     """
     if rounds < 1 or seconds <= 0:
         raise BenchmarkError(f"rounds must be at least 1 and seconds more than 0, not {rounds} and {seconds}")
     others, known = busy(), conditions()
+    known |= {"seconds": seconds, "order": "in turn, each run in a process of its own", "busy_before": round(others, 3)}
     told: dict[str, list[dict[str, Any]]] = {one.name: [] for one in contenders}
     reasons: dict[str, str] = {}
-    for number, one in product(range(rounds), contenders):
-        if one.name in reasons:
-            continue
-        say(one.name, number * len(contenders) + contenders.index(one), rounds * len(contenders))
-        figures = _measured(one, seconds, timeout)
-        if why := figures.get("refused"):
-            reasons[one.name] = why
-        else:
-            told[one.name].append(figures)
-    return {
-        "format": FORMAT, "format_version": FORMAT_VERSION,
-        "conditions": known | {
-            "seconds": seconds, "rounds": rounds, "order": "in turn, each run in a process of its own",
-            "busy_before": round(others, 3),
-        },
-        "warnings": [_busy_warning(others)] if others > _BUSY else [],
-        "rows": [_row(one, told[one.name], reasons.get(one.name)) for one in contenders],
-    }  # fmt: skip
+    result: dict[str, Any] = {}
+    for number in range(rounds):
+        for place, one in enumerate(contenders):
+            if one.name in reasons:
+                continue
+            say(one.name, number * len(contenders) + place, rounds * len(contenders))
+            figures = _measured(one, seconds, timeout)
+            if why := figures.get("refused"):
+                reasons[one.name] = why
+            else:
+                told[one.name].append(figures)
+        result = {
+            "format": FORMAT, "format_version": FORMAT_VERSION, "conditions": {**known, "rounds": number + 1},
+            "warnings": [_busy_warning(others)] if others > _BUSY else [],
+            "rows": [_row(one, told[one.name], reasons.get(one.name)) for one in contenders],
+        }  # fmt: skip
+        keep(result)
+    return result
 
 
 def _busy_warning(share: float) -> str:
