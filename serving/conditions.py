@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, distributions, version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -142,11 +142,13 @@ def _text(name: str | bytes) -> str:
 
 def _runtime() -> dict[str, Any]:
     """onnxruntime's version and which distribution it is: three share one import name."""
-    names = sorted({item.name for item in distributions() if item.name.startswith("onnxruntime")})
     try:
-        return {"onnxruntime": version(names[0]), "distribution": names[0]} if names else {}
-    except PackageNotFoundError:
-        return {}
+        import onnxruntime
+    except ImportError:
+        return {"onnxruntime": None, "distribution": None}
+    folder = Path(onnxruntime.__file__).parent.parent.resolve()
+    names = (item.name for item in distributions(path=[str(folder)]) if item.name.startswith("onnxruntime"))
+    return {"onnxruntime": onnxruntime.__version__, "distribution": ", ".join(sorted(set(names)))}
 
 
 def _cpuinfo() -> dict[str, str]:

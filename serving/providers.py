@@ -102,8 +102,8 @@ def options_of(provider: str, threads: int, cuda_graphs: bool = False) -> dict[s
     if provider == "openvino":
         own["num_of_threads"] = str(threads)  # it does not follow the session's
     if provider == "cuda":
-        # Tensor cores want channels last; and figures in float32 must say whether they were TF32's.
-        own |= {"prefer_nhwc": "1", "use_tf32": "1", "cudnn_conv_algo_search": "EXHAUSTIVE"}
+        # Tensor cores want channels last; and TF32 has the ten bits of float16, which float32 must not mean unasked.
+        own |= {"prefer_nhwc": "1", "use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"}
     if provider == "tensorrt":
         folder = cache_folder() / _TENSORRT_CACHE
         folder.mkdir(parents=True, exist_ok=True)
