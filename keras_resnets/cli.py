@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_resnets import __version__
+from keras_resnets.cli_bench import add_bench, add_tune
 from keras_resnets.cli_evaluate import add_evaluate
 from keras_resnets.cli_export import add_export
 from keras_resnets.cli_launch import add_launch
@@ -29,6 +30,8 @@ _EPILOG = """examples:
   keras-resnets verify digits                 hashes and golden sample, wherever the bundle landed
   keras-resnets predict digits photo.png      the most probable classes, through ONNX Runtime
   keras-resnets serve digits                  answer requests over HTTP
+  keras-resnets bench digits                  measure it: precisions, batches, threads, others
+  keras-resnets tune digits                   find what serves best here; serve then uses it
   keras-resnets doctor                        versions, devices and providers of this machine
 """
 
@@ -101,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_list(commands)
     _add_info(commands)
     add_weights(commands, _command)
-    for add_with in (add_train, add_launch, add_evaluate, add_export, add_verify, add_serve):
+    for add_with in (add_train, add_launch, add_evaluate, add_export, add_verify, add_serve, add_bench, add_tune):
         add_with(commands, _command)
     for add in (_add_predict, _add_doctor, _add_demo):
         add(commands)

@@ -51,8 +51,12 @@ class Contender(NamedTuple):
     request: Mapping[str, Any]
 
 
-def contender(what: Configuration) -> Contender:
+def contender(what: Configuration, model: str | None = None) -> Contender:
     """A configuration of a bundle or an ONNX file as one who takes part.
+
+    Args:
+        what: see there.
+        model: what it is called; by default as its folder or file.
 
     Raises:
         BundleError: when the bundle cannot be read, or lacks the precision.
@@ -64,13 +68,18 @@ def contender(what: Configuration) -> Contender:
         variant = bundle.variant(what.precision)
         quality = dict(variant.quality) if variant.quality else None
         labels |= {
-            "kind": "bundle", "model": source.name, "architecture": bundle.manifest.model,
+            "kind": "bundle", "model": model or source.resolve().name, "architecture": bundle.manifest.model,
             "precision": variant.precision, "quality": quality, "bundle": sha256(source / MANIFEST),
         }  # fmt: skip
     else:
         if not source.is_file():
             raise BenchmarkError(f"{source} is neither a bundle nor an ONNX file")
-        labels |= {"kind": "onnx", "model": source.name, "precision": what.precision or "as it is", "quality": None}
+        labels |= {
+            "kind": "onnx",
+            "model": model or source.name,
+            "precision": what.precision or "as it is",
+            "quality": None,
+        }
     program = [sys.executable, "-m", "keras_resnets.serving.contender"]
     return Contender(name_of(labels), labels, program, asdict(what))
 
@@ -110,8 +119,10 @@ def sweep(
         BundleError: when a bundle cannot be read, or lacks a precision.
     """
     cpus = usable_cpus()
+    names = [Path(source).resolve().name for source in dict.fromkeys(sources)]
     chosen: list[Contender] = []
     for source, provider in product(map(Path, sources), providers):
+        model = str(source) if names.count(source.resolve().name) > 1 else None
         for precision in _precisions(source, provider, precisions):
             for batch, workers_, graphs in product(batches, workers, cuda_graphs):
                 for threads_ in threads or [max(1, cpus // workers_)]:
@@ -120,7 +131,7 @@ def sweep(
                             str(source), precision, provider, batch, threads_, workers_,
                             cuda_graphs=graphs, options=options or {},
                         )  # fmt: skip
-                        chosen.append(contender(what))
+                        chosen.append(contender(what, model))
     if not chosen:
         raise BenchmarkError(f"no configuration is left: this process may use {cpus} CPUs, and all want more threads")
     return list({one.name: one for one in chosen}.values())

@@ -18,7 +18,15 @@ from keras_resnets.machine import usable_cpus
 
 # Of these depends which kernels run.
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "sve")
-_SAME = ("processor", "flags", "usable_cpus", "gpu", "driver", "onnxruntime", "distribution")  # what makes two machines one
+_SAME = (
+    "processor",
+    "flags",
+    "usable_cpus",
+    "gpu",
+    "driver",
+    "onnxruntime",
+    "distribution",
+)  # what makes two machines one
 _EVERY = 0.1  # seconds between looks at the GPU
 
 
@@ -54,9 +62,7 @@ def fingerprint(known: dict[str, Any]) -> str:
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """What makes figures of two `conditions` not comparable, for people."""
-    return [
-        f"{name}: {one.get(name)} and {other.get(name)}" for name in _SAME if one.get(name) != other.get(name)
-    ]
+    return [f"{name}: {one.get(name)} and {other.get(name)}" for name in _SAME if one.get(name) != other.get(name)]
 
 
 def memory_mb(what: str = "VmHWM") -> float:
@@ -70,7 +76,7 @@ def memory_mb(what: str = "VmHWM") -> float:
 
 @contextmanager
 def watched_gpu() -> Iterator[dict[str, float]]:
-    """Yields a dictionary that, afterwards, holds what NVML saw of the first GPU meanwhile; empty where there is none."""
+    """Yields a dictionary that, afterwards, holds what NVML saw of the first GPU meanwhile, if there is one."""
     seen: dict[str, float] = {}
     nvml = _nvml()
     if nvml is None:

@@ -1,4 +1,4 @@
-"""Keeps what `keras-resnets tune` found: in the user's cache, for one bundle on one machine, since a bundle is sealed."""
+"""Keeps what `keras-resnets tune` found: in the user's cache, for one bundle on one machine. A bundle is sealed."""
 
 from __future__ import annotations
 
@@ -64,6 +64,11 @@ def keep(bundle: Path, found: Tuned) -> Path:
     with atomic_file(file) as draft:
         draft.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     return file
+
+
+def forget(bundle: Path) -> None:
+    """Remove what was found for this bundle on this machine."""
+    _file(bundle).unlink(missing_ok=True)
 
 
 def known(bundle: Path) -> Tuned | None:
