@@ -125,9 +125,7 @@ class _Opened:
             )  # fmt: skip
             self.session, self.seconds = self.engine.session, self.engine.open_seconds
         else:
-            self.session = open_session(
-                what.source, what.provider, threads, what.spin, what.cuda_graphs, what.options
-            )
+            self.session = open_session(what.source, what.provider, threads, what.spin, what.cuda_graphs, what.options)
             self.seconds = time.perf_counter() - began
         self._spin = what.spin
         self._names = [item.name for item in self.session.get_outputs()]
