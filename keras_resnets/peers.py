@@ -93,12 +93,12 @@ def saved_model(task: Task) -> Running:
         MissingExtraError: when TensorFlow is not installed.
         BundleError: when the bundle has no SavedModel.
     """
-    with extra("tensorflow"):
-        import tensorflow as tf
-
     manifest = task.bundle.manifest
     if manifest.saved_model is None:
         raise BundleError(f"{task.bundle.path} has no SavedModel")
+    with extra("tensorflow"):
+        import tensorflow as tf
+
     task.bundle.check([name for name in manifest.files if name.startswith(f"{manifest.saved_model}/")])
     tf.config.set_visible_devices([], "GPU")
     tf.config.threading.set_intra_op_parallelism_threads(task.threads)
@@ -130,9 +130,10 @@ def openvino(task: Task) -> Running:
         raise RefusedError("OpenVINO's runtime is not installed. Run: pip install openvino") from error
     manifest = task.bundle.manifest
     task.bundle.check(task.bundle.graph_files(task.variant))
-    options: dict[str, Any] = {"INFERENCE_NUM_THREADS": task.threads, "PERFORMANCE_HINT": "LATENCY"}
-    if task.variant.precision != "float16":
-        options["INFERENCE_PRECISION_HINT"] = "f32"  # some CPUs would compute what is float32 in bfloat16
+    options: dict[str, Any] = {
+        "INFERENCE_NUM_THREADS": task.threads, "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",  # otherwise some CPUs compute in bfloat16 what is not int8
+    }  # fmt: skip
     began = time.perf_counter()
     core = ov.Core()
     model = core.read_model(task.bundle.path / task.variant.file)
@@ -173,7 +174,7 @@ def measure(
     """
     opened = Bundle.open(bundle)
     opened.check([opened.manifest.golden])
-    tensor, expected = _golden(opened, channels_last=peer == "savedmodel")
+    tensor, expected = golden(opened, channels_last=peer == "savedmodel")
     task = Task(opened, opened.variant(precision), threads or usable_cpus(), tensor, expected, batch)
     yardstick = peers_torch.yardstick_ms(timing)
     running = RUNTIMES[peer](task)
@@ -185,7 +186,7 @@ def measure(
     }  # fmt: skip
 
 
-def _golden(bundle: Bundle, channels_last: bool) -> tuple[NDArray[Any], NDArray[np.float32]]:
+def golden(bundle: Bundle, channels_last: bool) -> tuple[NDArray[Any], NDArray[np.float32]]:
     """The golden sample as the ONNX graph takes it, or as the SavedModel does; and Keras's outputs."""
     sample, expected = bundle.golden()
     manifest = bundle.manifest
