@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-train test test-all test-browser test-faults test-jax test-ray check format readme benchmark-build benchmark-export \
+.PHONY: help demo demo-train test test-all test-browser test-faults test-jax test-ray test-timing check format readme benchmark-build benchmark-export \
 	benchmark-input benchmark-runtime benchmark-serving benchmark-train clean
 
 help: ## show this list
@@ -23,10 +23,10 @@ demo-train: $(INSTALLED) ## the same, training again
 	$(BIN)/keras-resnets demo --retrain
 
 test: $(INSTALLED) ## the test suite
-	$(BIN)/python -m pytest -m "not slow and not jax and not browser and not faults and not ray"
+	$(BIN)/python -m pytest -m "not slow and not jax and not browser and not faults and not ray and not timing"
 
 test-all: $(INSTALLED) ## the test suite with the whole registry
-	$(BIN)/python -m pytest -m "not jax and not browser and not faults and not ray"
+	$(BIN)/python -m pytest -m "not jax and not browser and not faults and not ray and not timing"
 
 test-jax: $(INSTALLED) ## every model on Keras's JAX backend against TensorFlow's
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[jax]"
@@ -39,7 +39,10 @@ test-ray: $(INSTALLED) ## the server in Ray Serve's replicas
 test-faults: $(INSTALLED) ## the server under overload, stops and reloads, about 3 minutes
 	$(BIN)/python -m pytest -m faults -s
 
-test-browser: $(INSTALLED) ## the server's page in headless Chromium (Debian: apt install chromium), with screenshots
+test-timing: $(INSTALLED) ## benchmarks beside raw loops, on a quiet machine, about 2 minutes
+	$(BIN)/python -m pytest -m timing -s
+
+test-browser: $(INSTALLED) ## the server's page and reports in headless Chromium (Debian: apt install chromium), with screenshots
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[browser]"
 	$(BIN)/python -m pytest -m browser
 

@@ -147,7 +147,7 @@ def _contenders(options: argparse.Namespace, folder: Path) -> list[Any]:
 
         chosen += peer_contenders(
             options.peer, options.bundles[0], batches=options.batch, threads=options.threads, folder=folder,
-            python=options.peer_python, providers=options.provider,
+            python=options.peer_python, providers=options.provider, precisions=options.precision,
         )  # fmt: skip
     return chosen
 

@@ -22,7 +22,7 @@ _MODULES = {
         "urllib3",
     ),
     "serve-ray": ("ray",),
-    "bench": ("matplotlib", "mlperf_loadgen", "scipy"),
+    "bench": ("matplotlib", "mlperf_loadgen"),
     "study": ("matplotlib",),
 }
 _HINTS = {

@@ -35,12 +35,12 @@ from keras_resnets import peers_torch
 from keras_resnets.atomic import atomic_file
 from keras_resnets.bundle import Bundle, BundleError, Variant
 from keras_resnets.extras import MissingExtraError, extra
+from keras_resnets.golden import Golden
 from keras_resnets.machine import usable_cpus
 from keras_resnets.serving import timing
 from keras_resnets.serving.benchmark import BenchmarkError, Contender, contender, name_of, sweep
 from keras_resnets.serving.conditions import memory_mb
 from keras_resnets.serving.contender import Configuration, RefusedError
-from keras_resnets.serving.engine import GOLDEN_TOLERANCE
 
 _TORCH = Path(peers_torch.__file__)
 _GPU = ("cuda", "tensorrt")
@@ -66,24 +66,18 @@ class Task(NamedTuple):
     """What a runtime is to do.
 
     Args:
-        bundle: whose golden sample it runs.
+        bundle: that it runs.
         variant: of the bundle.
         threads: of an operator.
-        tensor, expected: the golden sample, as the runtime takes it, and Keras's outputs.
+        golden: the bundle's sample, as the runtime takes it.
         batch: images of a call.
     """
 
     bundle: Bundle
     variant: Variant
     threads: int
-    tensor: NDArray[Any]
-    expected: NDArray[np.float32]
+    golden: Golden
     batch: int
-
-    def rows(self, start: int = 0) -> tuple[NDArray[Any], NDArray[np.float32]]:
-        """A batch of the golden sample from one of its images on, again and again."""
-        rows = np.arange(start, start + self.batch) % len(self.tensor)
-        return np.ascontiguousarray(self.tensor[rows]), self.expected[rows]
 
 
 def saved_model(task: Task) -> Running:
@@ -137,7 +131,7 @@ def openvino(task: Task) -> Running:
     began = time.perf_counter()
     core = ov.Core()
     model = core.read_model(task.bundle.path / task.variant.file)
-    model.reshape({manifest.input_name: [task.batch, *task.tensor.shape[1:]]})
+    model.reshape({manifest.input_name: [task.batch, *task.golden.tensor.shape[1:]]})
     compiled = core.compile_model(model, "CPU", options)
     request, output = compiled.create_infer_request(), compiled.output(manifest.output_name)
     seconds = time.perf_counter() - began
@@ -173,46 +167,17 @@ def measure(
         RefusedError, MissingExtraError: when the runtime cannot do it.
     """
     opened = Bundle.open(bundle)
-    opened.check([opened.manifest.golden])
-    tensor, expected = golden(opened, channels_last=peer == "savedmodel")
-    task = Task(opened, opened.variant(precision), threads or usable_cpus(), tensor, expected, batch)
-    yardstick = peers_torch.yardstick_ms(timing)
+    variant = opened.variant(precision)
+    golden = Golden.of(opened, variant, channels_last=peer == "savedmodel")
+    task = Task(opened, variant, threads or usable_cpus(), golden, batch)
+    yardstick = timing.yardstick_ms()
     running = RUNTIMES[peer](task)
-    images, _ = task.rows()
+    images = np.ascontiguousarray(golden.tensor[golden.rows(0, batch)])
     told = peers_torch.figures(timing, lambda: running.run(images), batch, seconds)
     return told | {
         "open_s": running.seconds, "yardstick_ms": yardstick, "memory_mb": memory_mb(),
-        "golden_drift": drift(task, running.run), "settings": dict(running.settings),
+        "golden_drift": golden.drift_in_batches(running.run, batch), "settings": dict(running.settings),
     }  # fmt: skip
-
-
-def golden(bundle: Bundle, channels_last: bool) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """The golden sample as the ONNX graph takes it, or as the SavedModel does; and Keras's outputs."""
-    sample, expected = bundle.golden()
-    manifest = bundle.manifest
-    how = manifest.preprocessing if manifest.input_type != "uint8" else None
-    tensor: NDArray[Any] = how.normalize(sample) if how else sample
-    return tensor.transpose(0, 3, 1, 2) if manifest.input_layout == "nchw" and not channels_last else tensor, expected
-
-
-def drift(task: Task, run: Callable[[NDArray[Any]], NDArray[Any]]) -> float:
-    """The largest difference of a runtime's outputs to Keras's, in the batches that were timed, over the largest.
-
-    Raises:
-        BundleError: when it exceeds what an Engine allows.
-    """
-    differences = [0.0]
-    for start in range(0, len(task.tensor), task.batch):
-        images, expected = task.rows(start)
-        got = run(images)
-        if got.shape != expected.shape:
-            shapes = f"{list(got.shape)} instead of {list(expected.shape)}"
-            raise BundleError(f"{task.bundle.path}: the golden sample gives {shapes} here")
-        differences.append(float(np.abs(got - expected).max()))
-    worst = float(np.max(differences)) / (float(np.abs(task.expected).max()) or 1.0)
-    if not worst <= max(GOLDEN_TOLERANCE, 3 * task.variant.drift):  # NaN is none of these either
-        raise BundleError(f"{task.bundle.path}: the golden sample differs by {worst:.2e} of its largest output here")
-    return worst
 
 
 def peer_contenders(

@@ -28,7 +28,6 @@ import numpy as np
 OPSET = 18  # as in keras_resnets.export
 # Correlation of the outputs with float32's on the CPU, at least: deep random networks blow rounding up.
 ALIKE = {"float32": 0.999, "float16": 0.9}
-YARDSTICK = 384  # rows and columns of the matrices, as for every other contender
 _WARM_SECONDS = 0.5
 _declared: list[Any] = []  # operators, which last as long as this list
 
@@ -66,12 +65,6 @@ def figures(timing: ModuleType, call: Callable[[], object], batch: int, seconds:
         "end_to_end": timing.summary(times, batch), "quantiles_ms": timing.quantiles_ms(times),
         "device_bound": None, "first_run_s": first,
     }  # fmt: skip
-
-
-def yardstick_ms(timing: ModuleType) -> float:
-    """ms of a fixed product of matrices: by it one tells whether the machine itself was slower."""
-    matrix = np.random.default_rng(0).normal(size=(YARDSTICK, YARDSTICK)).astype(np.float32)
-    return float(1e3 * np.median(timing.closed_loop(lambda: matrix @ matrix, 0.05)))
 
 
 def build(name: str) -> Any:
@@ -219,7 +212,7 @@ def measure(what: Request, timing: ModuleType, seconds: float) -> dict[str, Any]
     Raises:
         RefusedError: when model or GPU are missing, or the outputs are wrong.
     """
-    row: dict[str, Any] = {"yardstick_ms": yardstick_ms(timing)}
+    row: dict[str, Any] = {"yardstick_ms": timing.yardstick_ms()}
     opened = Opened(what)
     row |= figures(timing, opened.run, what.batch, seconds)
     if what.device == "cuda":

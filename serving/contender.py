@@ -28,12 +28,11 @@ from .binding import BoundSession
 from .conditions import memory_mb, watched_gpu
 from .engine import Engine
 from .providers import ProviderError, open_session
-from .timing import at_once, closed_loop, quantiles_ms, summary
+from .timing import at_once, closed_loop, quantiles_ms, summary, yardstick_ms
 
 _ON_GPU = ("cuda", "tensorrt")
 _WARM_SECONDS = 0.5
 _WATCHED_SECONDS = 1.0
-_YARDSTICK = 384  # rows and columns of the matrices
 
 
 class RefusedError(RuntimeError):
@@ -87,7 +86,7 @@ def measure(what: Configuration, seconds: float) -> dict[str, Any]:
         BundleError: when the outputs are not the bundle's.
         ProviderError: when the provider is not active.
     """
-    yardstick = _yardstick()
+    yardstick = yardstick_ms()
     opened = _Opened(what)
     began = time.perf_counter()
     call = opened.caller(what)
@@ -143,9 +142,9 @@ class _Opened:
     def feeds(self, batch: int) -> dict[str, NDArray[Any]]:
         """The golden sample's rows, again and again; noise for a plain file."""
         if self.engine:
-            tensor, _ = self.engine.golden()
-            rows = np.arange(batch) % len(tensor)
-            return {self.engine.bundle.manifest.input_name: np.ascontiguousarray(tensor[rows])}
+            golden = self.engine.golden
+            tensor = np.ascontiguousarray(golden.tensor[golden.rows(0, batch)])
+            return {self.engine.bundle.manifest.input_name: tensor}
         return {item.name: _noise(item, batch) for item in self.session.get_inputs()}
 
     def caller(self, what: Configuration) -> Callable[[], Any]:
@@ -163,17 +162,18 @@ class _Opened:
             if not all(np.isfinite(values).all() for values in outputs if values.dtype.kind == "f"):
                 raise RefusedError(f"{what.source} gives outputs that are not finite")
             return None
-        tensor, expected = self.engine.golden()
-        name, output = self.engine.bundle.manifest.input_name, self.engine.bundle.manifest.output_name
+        manifest = self.engine.bundle.manifest
+        place = self._names.index(manifest.output_name)
         paths = [self.bound.run] if self.bound else []
         paths += [self._run] if what.provider not in _ON_GPU or not self.bound else []
-        worst = 0.0
-        for start in range(0, len(tensor), what.batch):
-            rows = np.arange(start, start + what.batch) % len(tensor)
-            feeds = {name: np.ascontiguousarray(tensor[rows])}
-            for run in paths:
-                got = dict(zip(self._names, run(feeds), strict=True))[output]
-                worst = max(worst, self.engine.drift(got, expected[rows]))
+        golden, worst = self.engine.golden, 0.0
+        for run in paths:
+
+            def answer(tensor: NDArray[Any], run: Any = run) -> NDArray[Any]:
+                outputs: NDArray[Any] = run({manifest.input_name: tensor})[place]
+                return outputs
+
+            worst = max(worst, golden.drift_in_batches(answer, what.batch))
         return worst
 
     def _run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
@@ -210,12 +210,6 @@ def _threads() -> set[int | str]:
         return set(os.listdir("/proc/self/task"))  # noqa: PTH208 (names, and nothing of them)
     except OSError:
         return {thread.ident or 0 for thread in threading.enumerate()}
-
-
-def _yardstick() -> float:
-    """ms of a fixed product of matrices: by it one tells whether the machine itself was slower."""
-    matrix = np.random.default_rng(0).normal(size=(_YARDSTICK, _YARDSTICK)).astype(np.float32)
-    return float(1e3 * np.median(closed_loop(lambda: matrix @ matrix, 0.05)))
 
 
 def main() -> int:

@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from keras_resnets.bundle import Bundle, BundleError
+from keras_resnets.golden import Golden
 from keras_resnets.labels import Prediction, decode_predictions
 from keras_resnets.preprocessing import ImageLike
 
 from .providers import open_session, run_options, tensorrt_options
-
-GOLDEN_TOLERANCE = 1e-3  # of the largest output: other CPUs and providers round differently
-TF32_TOLERANCE = 3e-2  # where its ten bits were asked for
 
 
 class Engine:
@@ -37,6 +35,7 @@ class Engine:
 
     Attributes:
         variant: of the bundle, that runs.
+        golden: the bundle's golden sample, as `run` takes it.
         open_seconds: what ONNX Runtime took to read the graph, and to build engines where the provider does.
         golden_drift: largest difference of the golden sample's output to Keras's, over its largest value.
 
@@ -63,16 +62,14 @@ class Engine:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.batch_size = batch_size
         self.variant = variant = self.bundle.variant(precision)
-        self.bundle.check([*self.bundle.graph_files(variant), self.bundle.manifest.golden])
+        self.bundle.check(self.bundle.graph_files(variant))
         self._options = run_options() if cuda_graphs else None
         manifest = self.bundle.manifest
         own: dict[str, str] = {}
         if provider == "tensorrt":
             own = tensorrt_options(manifest.input_name, manifest.input_shape[1:], batch_size, variant.precision)
         own |= provider_options or {}
-        self._tolerance = max(
-            GOLDEN_TOLERANCE, 3 * variant.drift, TF32_TOLERANCE if own.get("use_tf32") == "1" else 0.0
-        )
+        self.golden = Golden.of(self.bundle, variant, tf32=own.get("use_tf32") == "1")
         began = time.perf_counter()
         self.session = open_session(self.bundle.path / variant.file, provider, threads, spin, cuda_graphs, own)
         self.open_seconds = time.perf_counter() - began
@@ -145,47 +142,18 @@ class Engine:
         scores = self.predict_scores(images)
         return decode_predictions(scores, self.bundle.manifest.labels, top) if len(scores) else []
 
-    def golden(self) -> tuple[NDArray[Any], NDArray[np.float32]]:
-        """What `run` takes for the bundle's golden sample, and Keras's output for it.
-
-        Raises:
-            BundleError: when the file cannot be read.
-        """
-        sample, expected = self.bundle.golden()
-        manifest = self.bundle.manifest
-        how = manifest.preprocessing if manifest.input_type != "uint8" else None
-        return self._laid_out(how.normalize(sample) if how else sample), expected
-
     def check_golden(self) -> float:
         """Run the bundle's golden sample here: the largest difference to Keras, over Keras's largest output.
 
         Raises:
-            BundleError: see `drift`; or when the sample does not fit.
-        """
-        tensor, expected = self.golden()
-        try:
-            return self.drift(self.run(tensor), expected)
-        except ValueError as error:
-            if isinstance(error, BundleError):
-                raise
-            raise BundleError(f"{self.bundle.path}: its golden sample does not fit: {error}") from error
-
-    def drift(self, got: NDArray[Any], expected: NDArray[np.float32]) -> float:
-        """The largest difference of outputs to expected ones, over the largest of these.
-
-        Raises:
             BundleError: when it exceeds 1e-3; for a lower precision three times what it was where it was made, and
-                3e-2 with TF32.
+                3e-2 with TF32; or when the sample does not fit.
         """
-        if got.shape != expected.shape or not got.size:
-            shapes = f"{list(got.shape)} instead of {list(expected.shape)}"
-            raise BundleError(f"{self.bundle.path}: the golden sample gives {shapes} here")
-        drift = float(np.abs(got - expected).max()) / (float(np.abs(expected).max()) or 1.0)
-        if not drift <= self._tolerance:
-            raise BundleError(
-                f"{self.bundle.path}: the golden sample differs by {drift:.2e} of its largest output here"
-            )
-        return drift
+        try:
+            got = self.run(self.golden.tensor)
+        except ValueError as error:
+            raise BundleError(f"{self.bundle.path}: its golden sample does not fit: {error}") from error
+        return self.golden.drift(got)
 
     def pixels_of(self, images: Sequence[ImageLike]) -> NDArray[np.uint8]:
         """uint8 [batch, height, width, channels] of images; the bundle must have a preprocessing.

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from keras_resnets.extras import extra
 from keras_resnets.untrusted import parse_json
 
-from .targets import Target
+from .targets import Target, fault, take
 
 with extra("bench"):
     import mlperf_loadgen as lg
@@ -159,7 +159,7 @@ class _Answers:
             done = partial(self._done, [query.id for query in part], rows)
             self._wait_for_room(len(part))
             try:
-                self._target.ask(self._target.samples.take(rows), done)
+                self._target.ask(take(self._target.samples, rows), done)
             except Exception as error:
                 done(error)
 
@@ -170,11 +170,11 @@ class _Answers:
             self._out += rows
 
     def _done(self, ids: Sequence[int], rows: Sequence[int], got: NDArray[Any] | Exception) -> None:
-        kind, fault = self._verdict(rows, got)
+        kind, wrong = self._verdict(rows, got)
         with self._changed:
             self._out -= len(ids)
-            if fault:
-                self._faults[kind].append(fault)
+            if wrong:
+                self._faults[kind].append(wrong)
             self._changed.notify()
         lg.QuerySamplesComplete([lg.QuerySampleResponse(number, 0, 0) for number in ids])
 
@@ -182,7 +182,7 @@ class _Answers:
         if isinstance(got, Exception):
             return "failed", f"{type(got).__name__}: {got}"
         try:
-            return "wrong", self._target.samples.fault(rows, got)
+            return "wrong", fault(self._target.samples, rows, got)
         except Exception as error:  # an answer that is no array of numbers
             return "wrong", f"an answer cannot be read: {error}"
 

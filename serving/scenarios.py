@@ -29,7 +29,7 @@ from .loadgen import NOTE, SCENARIOS, Outcome, Schedule, play
 from .peak import highest_rate
 from .providers import ProviderError
 from .served import Settings
-from .targets import EngineTarget, GrpcTarget, HttpTarget, Target
+from .targets import EngineTarget, GrpcTarget, HttpTarget, Target, fault, take
 from .timing import closed_loop
 
 SECONDS = 3.0
@@ -169,11 +169,11 @@ def _quickest(target: Target, rows: int) -> float:
         FaultyTargetError: when one of them fails or is answered wrongly.
     """
     samples = [number % len(target.samples) for number in range(min(rows, target.rows))]
-    tensor = target.samples.take(samples)
+    tensor = take(target.samples, samples)
 
     def call() -> None:
-        if fault := target.samples.fault(samples, _answer(target, tensor)):
-            raise FaultyTargetError(f"before any load, {fault}")
+        if wrong := fault(target.samples, samples, _answer(target, tensor)):
+            raise FaultyTargetError(f"before any load, {wrong}")
 
     return float(closed_loop(call, _PROBE_SECONDS).min())
 

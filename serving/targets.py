@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from keras_resnets.bundle import Bundle
 from keras_resnets.extras import extra
+from keras_resnets.golden import Golden
 
 from .client import Client, ServerError
-from .engine import GOLDEN_TOLERANCE
 from .messages import MESSAGES, SERVICE
 from .protocol import DATATYPES, datatype, to_bytes
 from .served import ServedModel, Settings
@@ -32,53 +32,21 @@ _CONNECTIONS = 32  # the client keeps no more
 _ROWS = 16
 
 
-@dataclass(frozen=True)
-class Samples:
-    """What is asked, and what must be answered.
+def take(samples: Golden, rows: Sequence[int]) -> NDArray[Any]:
+    """The tensor of some samples; of one alone it is no copy."""
+    return samples.tensor[rows[0] : rows[0] + 1] if len(rows) == 1 else samples.tensor[list(rows)]
 
-    Args:
-        tensor: as the network takes it, [samples, …].
-        expected: outputs, [samples, …].
-        tolerance: how far answers may be from these, over their largest value.
-    """
 
-    tensor: NDArray[Any]
-    expected: NDArray[np.float32]
-    tolerance: float = GOLDEN_TOLERANCE
-
-    @classmethod
-    def of(cls, bundle: Bundle, precision: str | None = None) -> Samples:
-        """A bundle's golden sample; the precision, of which the tolerance is, is by default its first.
-
-        Raises:
-            BundleError: when the sample is missing or corrupt, or the bundle lacks the precision.
-        """
-        manifest = bundle.manifest
-        bundle.check([manifest.golden])
-        sample, expected = bundle.golden()
-        if manifest.preprocessing and manifest.input_type != "uint8":
-            sample = manifest.preprocessing.normalize(sample)
-        if manifest.input_layout == "nchw":
-            sample = np.ascontiguousarray(sample.transpose(0, 3, 1, 2))
-        return cls(sample, expected, max(GOLDEN_TOLERANCE, 3 * bundle.variant(precision).drift))
-
-    def __len__(self) -> int:
-        return len(self.tensor)
-
-    def take(self, rows: Sequence[int]) -> NDArray[Any]:
-        """The tensor of some samples; of one alone it is no copy."""
-        return self.tensor[rows[0] : rows[0] + 1] if len(rows) == 1 else self.tensor[list(rows)]
-
-    def fault(self, rows: Sequence[int], got: NDArray[Any]) -> str | None:
-        """What is wrong with an answer for these samples, if anything."""
-        want = self.expected[list(rows)]
-        if got.shape != want.shape:
-            return f"an answer has the shape {list(got.shape)} instead of {list(want.shape)}"
-        apart = np.abs(got - want).reshape(len(rows), -1).max(axis=1) / (float(np.abs(self.expected).max()) or 1.0)
-        worst = int(apart.argmax())  # NaN, where there is one
-        if apart[worst] <= self.tolerance:
-            return None
-        return f"an answer for sample {rows[worst]} is off by {apart[worst]:.2e} of the largest output"
+def fault(samples: Golden, rows: Sequence[int], got: NDArray[Any]) -> str | None:
+    """What is wrong with an answer for these samples, if anything."""
+    want = samples.expected[list(rows)]
+    if got.shape != want.shape:
+        return f"an answer has the shape {list(got.shape)} instead of {list(want.shape)}"
+    apart = np.abs(got - want).reshape(len(rows), -1).max(axis=1) / samples.scale
+    worst = int(apart.argmax())  # NaN, where there is one
+    if apart[worst] <= samples.tolerance:
+        return None
+    return f"an answer for sample {rows[worst]} is off by {apart[worst]:.2e} of the largest output"
 
 
 class Target(Protocol):
@@ -92,7 +60,7 @@ class Target(Protocol):
     """
 
     name: str
-    samples: Samples
+    samples: Golden
     rows: int
     at_once: int
 
@@ -115,7 +83,7 @@ class PooledTarget:
     def __init__(
         self,
         name: str,
-        samples: Samples,
+        samples: Golden,
         answer: Callable[[NDArray[Any]], NDArray[Any]],
         *,
         threads: int = _CONNECTIONS,
@@ -162,7 +130,7 @@ class EngineTarget:
         self._input, self._output = manifest.input_name, manifest.output_name
         variant = self._model.bundle.variant(settings.precision)
         self.name = f"{Path(bundle).name}, {variant.precision}, {settings.provider}"
-        self.samples = Samples.of(self._model.bundle, settings.precision)
+        self.samples = Golden.of(self._model.bundle, self._model.bundle.variant(settings.precision))
         self.rows = settings.max_batch
         self.at_once = (settings.workers + _BATCHES) * settings.max_batch
         self._loop = asyncio.new_event_loop()
@@ -208,7 +176,7 @@ class HttpTarget(PooledTarget):
         timeout: seconds after which a request has failed.
 
     Raises:
-        BundleError: see `Samples.of`.
+        BundleError: see `Golden.of`.
     """
 
     def __init__(
@@ -232,7 +200,7 @@ class HttpTarget(PooledTarget):
             return client.infer(model, {manifest.input_name: tensor})[manifest.output_name]
 
         name = f"{model} at {client.url}"
-        super().__init__(name, Samples.of(opened, precision), answer, threads=connections, rows=rows)
+        super().__init__(name, Golden.of(opened, opened.variant(precision)), answer, threads=connections, rows=rows)
 
 
 class GrpcTarget(PooledTarget):
@@ -261,7 +229,7 @@ class GrpcTarget(PooledTarget):
             lambda message: message.SerializeToString(),
             MESSAGES["ModelInferResponse"].FromString,
         )
-        name, samples = f"{model} at gRPC {address}", Samples.of(opened, precision)
+        name, samples = f"{model} at gRPC {address}", Golden.of(opened, opened.variant(precision))
         super().__init__(name, samples, self._infer, threads=connections, rows=rows)
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ Seconds = NDArray[np.float64]
 PERCENTILES = (50, 90, 95, 99)
 _LEAST = 5  # calls, however long they take
 _QUANTILES = 101
+_YARDSTICK = 384  # rows and columns of the matrices
 
 
 def closed_loop(
@@ -123,3 +124,9 @@ def summary(times: Seconds, batch: int, calls_per_second: float | None = None) -
 def quantiles_ms(times: Seconds) -> list[float]:
     """The 0th, 1st, … 100th percentile in ms: enough to draw the distribution."""
     return [round(float(value), 5) for value in np.quantile(1e3 * times, np.linspace(0, 1, _QUANTILES))]
+
+
+def yardstick_ms() -> float:
+    """ms of a fixed product of matrices: by it one tells whether the machine itself was slower."""
+    matrix = np.random.default_rng(0).normal(size=(_YARDSTICK, _YARDSTICK)).astype(np.float32)
+    return float(1e3 * np.median(closed_loop(lambda: matrix @ matrix, 0.05)))

@@ -13,9 +13,10 @@ import pytest
 from keras_resnets import peers, peers_torch
 from keras_resnets.bundle import Bundle, BundleError, sha256
 from keras_resnets.export import to_bundle
+from keras_resnets.golden import Golden
 from keras_resnets.machine import usable_cpus
-from keras_resnets.peers import Task, drift, peer_contenders
-from keras_resnets.serving import benchmark, contender, timing
+from keras_resnets.peers import Task, peer_contenders
+from keras_resnets.serving import benchmark
 from keras_resnets.serving.benchmark import BenchmarkError
 from keras_resnets.serving.contender import RefusedError
 
@@ -50,7 +51,9 @@ def damaged(bundle, tmp_path):
 
 def task(bundle, batch=1, precision=None):
     opened = Bundle.open(bundle)
-    return Task(opened, opened.variant(precision), 1, *peers.golden(opened, channels_last=True), batch)
+    return Task(
+        opened, opened.variant(precision), 1, Golden.of(opened, opened.variant(precision), channels_last=True), batch
+    )
 
 
 def rows_of(contenders, seconds=0.1):
@@ -124,7 +127,7 @@ def test_tensorflow_runs_the_bundle_and_no_other(bundle, damaged, exported, tmp_
 @pytest.mark.parametrize("batch", [1, 3, 64])
 def test_every_image_of_the_golden_sample_is_compared_in_the_timed_batches(bundle, batch):
     sample = task(bundle, batch)
-    told = {image.tobytes(): output for image, output in zip(sample.tensor, sample.expected, strict=True)}
+    told = {image.tobytes(): output for image, output in zip(sample.golden.tensor, sample.golden.expected, strict=True)}
     seen = []
 
     def run(images):
@@ -132,16 +135,20 @@ def test_every_image_of_the_golden_sample_is_compared_in_the_timed_batches(bundl
         seen.extend(image.tobytes() for image in images)
         return np.stack([told[image.tobytes()] for image in images])
 
-    assert drift(sample, run) == 0
+    assert sample.golden.drift_in_batches(run, sample.batch) == 0
     assert set(seen) == set(told)
 
 
 @pytest.mark.parametrize("change", [lambda out: out * 1.1, lambda out: out * np.nan, lambda out: out[:, :2]])
 def test_wrong_outputs_are_refused(bundle, change):
     sample = task(bundle)
-    outputs = {image.tobytes(): output for image, output in zip(sample.tensor, sample.expected, strict=True)}
+    outputs = {
+        image.tobytes(): output for image, output in zip(sample.golden.tensor, sample.golden.expected, strict=True)
+    }
     with pytest.raises(BundleError, match="golden sample"):
-        drift(sample, lambda images: change(np.stack([outputs[image.tobytes()] for image in images])))
+        sample.golden.drift_in_batches(
+            lambda images: change(np.stack([outputs[image.tobytes()] for image in images])), sample.batch
+        )
 
 
 def test_openvino_that_is_not_installed(bundle, monkeypatch):
@@ -202,12 +209,6 @@ def test_torch_outputs_that_are_others_than_float32s(factor):
     opened.run = lambda: opened.expected * factor
     with np.errstate(invalid="ignore"), pytest.raises(peers_torch.RefusedError, match="correlate"):
         opened.check()
-
-
-def test_peers_have_our_yardstick():
-    assert peers_torch.YARDSTICK == contender._YARDSTICK
-    ours, theirs = contender._yardstick(), peers_torch.yardstick_ms(timing)
-    assert 0.1 < ours / theirs < 10
 
 
 @needs_torch
