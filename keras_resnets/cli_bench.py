@@ -117,9 +117,10 @@ def _bench(options: argparse.Namespace) -> int:
                     console.print(one.name, highlight=False)
                 return 0
             options.out.mkdir(parents=True, exist_ok=True)
+            usual = _ROUNDS_TO_COMPARE if old else _ROUNDS
             with _progress(console) as say:
                 result = benchmark.run(
-                    chosen, rounds=options.rounds or (_ROUNDS_TO_COMPARE if old else _ROUNDS), seconds=options.seconds,
+                    chosen, rounds=usual if options.rounds is None else options.rounds, seconds=options.seconds,
                     say=say, keep=lambda result: benchmark.save(result, options.out / "bench.json"),
                 )  # fmt: skip
     status = _compared(old, result) if old else 0

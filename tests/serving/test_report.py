@@ -222,7 +222,11 @@ def test_scenarios_are_shown_and_called_no_mlperf_results(made, page):
             {"scenario": "offline", "valid": False, "reason": "2 answers were wrong", "figures": {}},
         ]
     )  # fmt: skip
-    assert headline(result) == ["single-stream, digits: p90 14.2 ms.", "offline: not valid."]
+    assert headline(result) == [
+        "single-stream, digits: p90 14.2 ms.",
+        "offline: not valid.",
+        "MLPerf-style; not an MLPerf result.",
+    ]
     for text in (printed(result), page(result)):
         for words in ("single-stream", "digits", "15.5", "not valid: 2 answers were wrong"):
             assert words in text
