@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-train test test-all test-browser test-faults test-jax test-ray test-timing check format readme benchmark-build benchmark-export \
-	benchmark-input benchmark-runtime benchmark-serving benchmark-train clean
+	benchmark-input benchmark-regressions benchmark-runtime benchmark-serving benchmark-train clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -75,6 +75,9 @@ benchmark-input: $(INSTALLED) ## time the input pipeline against a torch DataLoa
 
 benchmark-runtime: $(INSTALLED) ## time our ResNet-50 in ONNX Runtime against torchvision's (TORCH=a Python with torchvision)
 	$(BIN)/python benchmarks/runtime_onnx.py --torch-python $(TORCH)
+
+benchmark-regressions: $(INSTALLED) ## has inference become slower here since this was last run? About 5 minutes; status 2 if so
+	$(BIN)/python benchmarks/regressions.py
 
 benchmark-serving: $(INSTALLED) ## time the server with wrk, and others (PEERS=a Python that has them)
 	$(BIN)/python benchmarks/serve.py $(if $(PEERS),--peer-python $(PEERS))
