@@ -14,6 +14,7 @@ with extra("serve"):
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _MUCH = 64 * 1024  # bytes that are not worth copying
+_WHOLE = 4 * 2**20  # bytes of a body that the application gets at once
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class _JoiningTransport:
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport, self._loop = transport, loop
+        self.is_closing = transport.is_closing  # asked for every request, for which __getattr__ is slow
         self._held = b""
 
     def __getattr__(self, name: str) -> Any:
@@ -56,19 +58,20 @@ class _JoiningTransport:
     def write(self, data: bytes) -> None:
         """Send at the end of this turn; much at once, with what waits in front of it."""
         if len(data) > _MUCH:
-            self._flush()
+            self.flush()
             self._transport.write(data)
             return
         if not self._held:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._held += data
 
     def close(self) -> None:
         """Close when all is sent."""
-        self._flush()
+        self.flush()
         self._transport.close()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send what waits."""
         held, self._held = self._held, b""
         if held and not self._transport.is_closing():
             self._transport.write(held)
@@ -82,9 +85,12 @@ class _LimitedProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._in_headers, self._header_bytes = True, 0
+        self._untimed: tuple[float, str] | None = None  # what the client has begun, and no timer knows of yet
+        self._parts: list[bytes] | None = None  # of a body that is gathered
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(_JoiningTransport(transport, self.loop))  # type: ignore[arg-type]
+        self._joining = _JoiningTransport(transport, self.loop)
+        super().connection_made(self._joining)  # type: ignore[arg-type]
         if len(self.connections) > self.limits.connections:
             self._refuse(503, "too many connections")
         else:
@@ -99,23 +105,42 @@ class _LimitedProtocol(HttpToolsProtocol):
         if self._in_headers:
             self._header_bytes += len(data)
         super().data_received(data)
+        if self._untimed is not None:  # most requests are here whole by now, and need no timer
+            self._within(*self._untimed)
         # What came with the end of the headers is the body's.
         if self._in_headers and self._header_bytes > self.limits.header_bytes and not self.transport.is_closing():
             self._refuse(431, f"the request's headers are larger than {self.limits.header_bytes} bytes")
 
     def on_message_begin(self) -> None:
         self._in_headers, self._header_bytes = True, 0
-        self._within(self.limits.header_seconds, "the request's headers took too long")
+        self._untimed = self.limits.header_seconds, "the request's headers took too long"
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._in_headers = False
-        self._within(self.limits.body_seconds, "the request's body took too long")
+        self._untimed = self.limits.body_seconds, "the request's body took too long"
+        length = dict(self.headers).get(b"content-length")
+        self._parts = [] if length is not None and int(length) <= _WHOLE else None
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Gather a body whose size is known: the application is woken once, and reading never pauses for it."""
+        if self._parts is None:
+            super().on_body(body)
+        elif not self.cycle.response_complete:  # else nobody wants it any more
+            self._parts.append(body)
 
     def on_message_complete(self) -> None:
         self._stop_timer()
+        if self._parts:
+            self.cycle.body = b"".join(self._parts)  # type: ignore[assignment]
+            self._parts = None
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Send it now, not at the end of this turn of the event loop."""
+        self._joining.flush()
+        super().on_response_complete()
 
     def pause_writing(self) -> None:
         """The client does not read what it asked for."""
@@ -145,6 +170,7 @@ class _LimitedProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._untimed = None
 
     def _refuse(self, status: int, message: str) -> None:
         """Answer in the application's stead, where it has not begun to, and hang up."""
