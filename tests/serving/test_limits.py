@@ -1,6 +1,7 @@
 """Clients that dribble, lie, swamp or leave: each gets its error, and the others their answers."""
 
 import gzip
+import itertools
 import json
 import re
 import socket
@@ -109,6 +110,29 @@ def test_requests_in_a_pipeline_are_answered_in_order(server):
     last = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     got = talk(server, request % 1 + request % 2 + last)
     assert re.findall(rb"HTTP/1\.1 (\d+)", got) == [b"200", b"404", b"200"]
+
+
+def test_a_body_in_many_pieces_and_another_request_behind_it(server):
+    """Gathered, whatever its pieces are; what follows in the last piece is the next request's."""
+    rows = np.random.default_rng(0).normal(size=(900, 8, 8, 1)).astype("<f4")
+    item = {"name": "images", "shape": [900, 8, 8, 1], "datatype": "FP32"}
+    item["parameters"] = {"binary_data_size": rows.nbytes}
+    head = json.dumps({"inputs": [item]}).encode()
+    request = (
+        (
+            f"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(head) + rows.nbytes}\r\n"
+            f"Inference-Header-Content-Length: {len(head)}\r\n\r\n"
+        ).encode()
+        + head
+        + rows.tobytes()
+    )
+    stream = request + b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    pieces = np.sort(np.random.default_rng(1).integers(1, len(stream), 40))
+    cut = [stream[a:b] for a, b in itertools.pairwise([0, *pieces.tolist(), len(stream)])]
+    told = talk(server, *cut, pause=0.005)
+    assert re.findall(rb"HTTP/1.1 (\d+)", told) == [b"200", b"200"]
+    answer = json.loads(told.partition(b"\r\n\r\n")[2].partition(b"HTTP/1.1")[0])
+    assert np.array_equal(np.array(answer["outputs"][0]["data"], np.float32).shape, (900 * 3,))
 
 
 def test_a_small_file_that_would_become_a_large_one(infer):
