@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from contextlib import suppress
+import runpy
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 OPSET = 18  # as in keras_resnets.export
-_DECLARED: list[Any] = []  # operators, which last as long as this object
+# It imports torchvision also where that was compiled for another PyTorch. The package itself is not installed here.
+_torchvision = runpy.run_path(str(Path(__file__).parents[1] / "keras_resnets" / "peers_torch.py"))["_torchvision"]
 
 
 def build(name: str) -> Any:
@@ -42,23 +43,6 @@ def export(model: Any, file: Path, dynamo: bool) -> None:
         model, (image(2 if dynamo else 1),), str(file), dynamo=dynamo, opset_version=OPSET,
         input_names=["images"], output_names=["logits"], **axes,
     )  # fmt: skip
-
-
-def _torchvision() -> Any:
-    """Import it, also where its compiled operators were built for another PyTorch (CUDA's, on a CPU's): no classifier
-    calls them, but torchvision describes two of them as it is imported, and they must exist then."""
-    import torch
-
-    try:
-        import torchvision
-    except RuntimeError:
-        operators = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            with suppress(RuntimeError):
-                operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _DECLARED.append(operators)
-        import torchvision
-    return torchvision
 
 
 def main() -> None:
