@@ -1,6 +1,6 @@
 """The harness adds nothing, and nobody disturbs it: figures beside those of a raw loop, on a quiet machine.
 
-Times are compared here, as ratios of medians in one run, in turn: `make test-timing`, with nothing else running.
+Times are compared here, as ratios in one run, in turn: `make test-timing`, with nothing else running.
 """
 
 import json
@@ -36,15 +36,14 @@ def opened():
 session, other = opened(), opened() if disturbed else None
 images = session.get_inputs()[0]
 feed = {images.name: np.random.default_rng(0).normal(size=(int(batch), *images.shape[1:])).astype(np.float32)}
-times, end = [], None
-while end is None or time.perf_counter() < end:
-    if other:
-        other.run(None, feed)
-    began = time.perf_counter()
-    session.run(None, feed)
-    times.append(time.perf_counter() - began)
-    if len(times) == 50:  # warm
-        times, end = [], end or time.perf_counter() + seconds
+for duration in (0.5, seconds):  # the first warms up
+    times, end = [], time.perf_counter() + duration
+    while time.perf_counter() < end:
+        if other:
+            other.run(None, feed)
+        began = time.perf_counter()
+        session.run(None, feed)
+        times.append(time.perf_counter() - began)
 print(json.dumps(1e3 * statistics.median(times)))
 """
 
@@ -71,7 +70,8 @@ def harness(bundle, batch):
 @pytest.mark.parametrize("batch", [1, 8])
 def test_the_harness_agrees_with_a_raw_loop(bundle, batch):
     pairs = [(harness(bundle, batch), raw(bundle, batch)) for _ in range(ROUNDS)]
-    ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
+    # The best round of each: what the machine adds to the others, the harness has no part in.
+    ours, theirs = (min(column) for column in zip(*pairs, strict=True))
     print(f"batch {batch}: harness {ours:.4f} ms, raw loop {theirs:.4f} ms, {ours / theirs:.4f}")
     assert ours / theirs == pytest.approx(1, abs=0.03)
 
