@@ -133,7 +133,6 @@ class _Opened:
         # The thread that calls is one of the operator's threads.
         if what.provider == "cpu" and (made := len(_threads() - before)) < threads - 1:
             raise RefusedError(f"{threads} threads were asked for, and the session has {made + 1}")
-        self.threads = threads
         self.bound: BoundSession | None = None
         if all(isinstance(side, int) for item in self.session.get_inputs() for side in item.shape[1:]):
             place = "cuda" if what.provider in _ON_GPU else "cpu"
@@ -194,7 +193,9 @@ class _Opened:
 
 def _noise(item: Any, batch: int) -> NDArray[Any]:
     """For an input of a plain ONNX file: pixels, or what normalised pixels look like."""
-    shape = [side if isinstance(side, int) else (batch if axis == 0 else 224) for axis, side in enumerate(item.shape)]
+    if isinstance(item.shape[0], int) and item.shape[0] != batch:
+        raise RefusedError(f"input {item.name} takes {item.shape[0]} images a call, not {batch}")
+    shape = [batch, *(side if isinstance(side, int) else 224 for side in item.shape[1:])]
     chance = np.random.default_rng(0)
     if item.type == "tensor(uint8)":
         return chance.integers(0, 256, shape, np.uint8)

@@ -32,8 +32,8 @@ def headline(result: Mapping[str, Any]) -> list[str]:
     """
     rows, every = measured(result), len(result["rows"])
     if not every:
-        told = _scenario_sentences(result)
-        return [*told, "MLPerf-style; not an MLPerf result."] if told else ["There was nothing to run."]
+        scenarios = _scenario_sentences(result)
+        return [*scenarios, "MLPerf-style; not an MLPerf result."] if scenarios else ["There was nothing to run."]
     if not rows:
         return [f"No configuration was measured: {_of(every, every)} refused."]
     sentences = [*_speed(rows), *_latency(rows)]

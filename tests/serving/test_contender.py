@@ -6,6 +6,7 @@ import sys
 import threading
 
 import numpy as np
+import onnx
 import pytest
 
 from keras_resnets.bundle import BundleError
@@ -31,6 +32,17 @@ def test_a_bundle_s_figures(exported):
 def test_a_plain_file_is_measured_on_noise(exported):
     figures = measure(Configuration(str(exported()[1] / "model.onnx"), batch=3), 0.05)
     assert figures["end_to_end"]["calls"] >= 5 and figures["golden_drift"] is None
+
+
+def test_a_plain_file_of_another_batch_is_refused(exported, tmp_path):
+    """Its calls would be counted as so many images."""
+    model = onnx.load(exported()[1] / "model.onnx")
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(model, tmp_path / "two.onnx")
+    assert measure(Configuration(str(tmp_path / "two.onnx"), batch=2), 0.05)["end_to_end"]["calls"]
+    with pytest.raises(RefusedError, match="takes 2 images a call, not 8"):
+        measure(Configuration(str(tmp_path / "two.onnx"), batch=8), 0.05)
 
 
 @cpus
