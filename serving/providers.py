@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,9 @@ def open_session(
     source = model if isinstance(model, bytes) else str(model)
     try:
         own = options_of(provider, options.intra_op_num_threads, cuda_graphs) | dict(provider_options or {})
-        session = onnxruntime.InferenceSession(source, options, providers=[(name, own)])
+        # Where a provider fails, it prints that, tries the CPU alone, and is refused: the error says it all.
+        with redirect_stdout(io.StringIO()) if provider != "cpu" else nullcontext():
+            session = onnxruntime.InferenceSession(source, options, providers=[(name, own)])
     except Exception as error:  # onnxruntime's exceptions share no base but Exception
         raise ProviderError(f"onnxruntime cannot open the model with the {provider} provider: {error}") from error
     if session.get_providers()[0] != name:
