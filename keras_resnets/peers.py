@@ -275,7 +275,8 @@ def _of_torch(
     for (device, precision, mode, number), batch in product(ways, batches):
         labels = {
             "kind": "torch", "model": short, "precision": precision, "provider": device, "batch": batch,
-            "threads": number, "workers": 1, "spin": True, "cuda_graphs": False, "quality": None,
+            "threads": number, "workers": 1, "spin": True, "quality": None,
+            "cuda_graphs": mode == "reduce-overhead",
             "options": {"compile": mode} if mode else {},
         }  # fmt: skip
         request = {

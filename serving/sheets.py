@@ -80,11 +80,13 @@ def _say(row: Row, labels: Iterable[str]) -> str:
 
 
 def baseline(row: Row, rows: Iterable[Row]) -> Row | None:
-    """The fastest float32 of the same model, in the same runtime on the same provider."""
+    """The fastest float32 of the same model, in the same runtime on the same provider; TF32 is none."""
     same = [
         other
         for other in rows
-        if other.get("precision") == FLOAT32 and all(other.get(name) == row.get(name) for name in _SAME)
+        if other.get("precision") == FLOAT32
+        and (other.get("options") or {}).get("use_tf32") != "1"
+        and all(other.get(name) == row.get(name) for name in _SAME)
     ]
     return fastest(same)
 

@@ -274,3 +274,10 @@ def test_a_page_that_could_not_be_written_leaves_the_old_one(made, tmp_path, mon
     with pytest.raises(OSError, match="no space"):
         write_html(made.result(made.row(9.0)), file)
     assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
+
+
+def test_tf32_is_no_float32_to_be_held_against(made):
+    exact, short = made.row(100.0, precision="float32"), made.row(300.0, precision="float32", options={"use_tf32": "1"})
+    short["name"] += ", use_tf32=1"
+    (first, *_) = headline(made.result(exact, short))
+    assert "3.0 times float32's best (100)" in first
