@@ -102,7 +102,7 @@ def test_torch_on_cpu_and_gpu(tmp_path):
     assert [(one.name, one.request["compile"]) for one in chosen[:3]] == [
         ("torch: resnet50, float32, cpu, batch 8, 1 thread", None),
         ("torch: resnet50, float16, cuda, batch 8", None),
-        ("torch: resnet50, float16, cuda, batch 8, compile=reduce-overhead", "reduce-overhead"),
+        ("torch: resnet50, float16, cuda, batch 8, CUDA graph, compile=reduce-overhead", "reduce-overhead"),
     ]
     assert [one.request["model"] for one in chosen[::3]] == ["torchvision/resnet50", "timm/resnet50d"]
 
