@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from keras_resnets.atomic import atomic_file
-from keras_resnets.bundle import MANIFEST, Bundle, sha256
+from keras_resnets.bundle import MANIFEST, PROVIDERS, Bundle, sha256
 from keras_resnets.machine import usable_cpus
 from keras_resnets.untrusted import parse_json
 
@@ -115,9 +115,11 @@ def sweep(
         batches, threads, workers, cuda_graphs, options: see `Configuration`.
 
     Raises:
-        BenchmarkError: when nothing is left.
+        BenchmarkError: for an unknown provider, or when nothing is left.
         BundleError: when a bundle cannot be read, or lacks a precision.
     """
+    if unknown := [name for name in providers if name not in PROVIDERS]:
+        raise BenchmarkError(f"unknown provider {unknown[0]!r}; there are {', '.join(PROVIDERS)}")
     cpus = usable_cpus()
     names = [Path(source).resolve().name for source in dict.fromkeys(sources)]
     chosen: list[Contender] = []

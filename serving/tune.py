@@ -70,7 +70,7 @@ class Goal:
             raise ValueError(f"the target is {' or '.join(TARGETS)}, not {self.target!r}")
         if self.p99_ms is not None and self.p99_ms <= 0:
             raise ValueError(f"the bound of the 99th percentile must be more than 0 ms, not {self.p99_ms:g}")
-        if self.accuracy_drop < 0:
+        if not self.accuracy_drop >= 0:  # NaN is not either
             raise ValueError(f"the accuracy drop is in percentage points from 0, not {self.accuracy_drop:g}")
 
 
