@@ -4,7 +4,6 @@ import pytest
 
 from keras_resnets.bundle import Bundle, BundleError
 from keras_resnets.export import Gate, to_bundle
-from keras_resnets.machine import usable_cpus
 from keras_resnets.serving import tune as search
 from keras_resnets.serving.tune import Goal, TuneError, admissible, points_lost, tune
 
@@ -152,13 +151,3 @@ def test_a_server_that_does_not_start_is_told(two_precisions):
         search.serving(two_precisions, settings),
     ):
         pass
-
-
-def test_a_real_search_ends_with_settings_that_serve(exported, monkeypatch):
-    monkeypatch.setattr(search, "_ENGINE_SECONDS", 0.1)
-    monkeypatch.setattr(search, "_SERVED_SECONDS", 0.5)
-    said = []
-    found, result = tune(exported()[1], Goal(), budget=30, say=said.append)
-    assert found.settings["provider"] == "cpu" and found.settings["threads"] <= usable_cpus()
-    assert found.evidence["images_per_second"] > 0 and found.evidence["times_the_defaults"] > 0
-    assert any(row["valid"] for row in result["served"]) and any("served:" in line for line in said)
