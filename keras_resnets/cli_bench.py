@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from keras_resnets.bundle import PROVIDERS
 from keras_resnets.cli_serve import API_KEY
 
+_PROVIDERS = ("cpu", "openvino", "cuda", "tensorrt")  # those of keras_resnets.bundle, which loads NumPy
 _SLOWER = 3  # exit status
 _ROUNDS, _ROUNDS_TO_COMPARE = 3, 5
 _SCENARIOS = ("single-stream", "multi-stream", "server", "offline")
@@ -35,7 +35,7 @@ def add_bench(commands: Any, command: Callable[..., argparse.ArgumentParser]) ->
     parser.add_argument("bundles", nargs="+", metavar="BUNDLE", help="bundles, and ONNX files from anywhere")
     what = parser.add_argument_group("what is measured: every combination")
     what.add_argument(
-        "--provider", type=_words, default=("cpu",), metavar="LIST", help=f"of {', '.join(PROVIDERS)} (default: cpu)"
+        "--provider", type=_words, default=("cpu",), metavar="LIST", help=f"of {', '.join(_PROVIDERS)} (default: cpu)"
     )
     what.add_argument("--precision", type=_words, metavar="LIST", help="default: all that are for the provider")
     what.add_argument("--batch", type=_numbers, default=(1, 8, 32), metavar="LIST", help="images (default: 1,8,32)")

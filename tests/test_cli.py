@@ -41,6 +41,8 @@ def test_help_and_version_load_no_framework_and_show_examples():
         (["train", "--help"], ("keras", "tensorflow", "numpy")),
         (["train", "--list"], ("keras", "tensorflow", "numpy")),
         (["launch", "--help"], ("keras", "tensorflow", "numpy")),
+        (["bench", "--help"], ("keras", "tensorflow", "numpy")),
+        (["tune", "--help"], ("keras", "tensorflow", "numpy")),
         (["evaluate", "--help"], ("keras", "tensorflow", "numpy")),
         (["weights", "convert", "--help"], ("keras", "tensorflow", "numpy")),
         (["--version"], ("keras", "tensorflow", "numpy")),

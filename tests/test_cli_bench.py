@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 
+from keras_resnets import cli_bench
+from keras_resnets.bundle import PROVIDERS
 from keras_resnets.cli import main
 from keras_resnets.machine import usable_cpus
 from keras_resnets.serving import benchmark, tune, tuned
@@ -16,6 +18,10 @@ QUICK = ["--seconds", "0.05", "--rounds", "1", "--batch", "1,2"]
 @pytest.fixture
 def bundle(exported):
     return exported()[1]
+
+
+def test_help_names_every_provider():
+    assert tuple(PROVIDERS) == cli_bench._PROVIDERS
 
 
 def test_a_result_a_page_and_a_table(bundle, tmp_path, capsys):
