@@ -36,7 +36,7 @@ def conditions() -> dict[str, Any]:
     listed = next((info[key].split() for key in ("flags", "Features") if key in info), [])
     gpu = _gpu()
     return {
-        "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}, {platform.machine()}",
         "processor": info.get("model name", platform.processor() or "unknown"),
         "sockets": int(info["sockets"]),
         "cores": int(info["cores"]),
