@@ -215,7 +215,8 @@ def _engines(search: _Search, allowed: Sequence[tuple[str, str]]) -> list[dict[s
             first[pair] = max(rows, key=search.score)
     best = max(map(search.score, first.values()), default=0.0)
     found = []
-    for pair, row in first.items():
+    # The best pair first, in case time runs out.
+    for pair, row in sorted(first.items(), key=lambda item: search.score(item[1]), reverse=True):
         if search.score(row) < _BEHIND * best:
             search.dropped.append(
                 f"{pair[1]} on {pair[0]}: {search.score(row) / best:.0%} of the best after two batches"
