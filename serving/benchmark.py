@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +18,7 @@ from keras_resnets.bundle import MANIFEST, PROVIDERS, Bundle, sha256
 from keras_resnets.machine import usable_cpus
 from keras_resnets.untrusted import parse_json
 
+from .apart import NoAnswerError, answer_of
 from .conditions import busy, conditions
 from .contender import Configuration, RefusedError
 
@@ -224,27 +222,10 @@ def _median(values: Sequence[Any]) -> Any:
 
 def _measured(one: Contender, seconds: float, timeout: float) -> dict[str, Any]:
     """The figures of one run, or {"refused": why}."""
-    request = json.dumps({**one.request, "seconds": seconds})
-    # NumPy's own threads would wait beside the runtime's; and a folder called keras_resnets may lie where we are.
-    own = {"OPENBLAS_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONSAFEPATH": "1"}
-    environment = {**os.environ, **own}
-    with subprocess.Popen(
-        one.program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as child:
-        try:
-            printed, complaint = child.communicate(request, timeout)
-        except subprocess.TimeoutExpired:
-            return {"refused": f"gave no figures within {timeout:.0f} s"}
-        finally:
-            child.kill()
-    if child.returncode < 0:
-        return {"refused": f"the process was killed by {signal.Signals(-child.returncode).name}"}
     try:
-        figures: dict[str, Any] = json.loads(printed.splitlines()[-1])
-    except (IndexError, ValueError):
-        lines = [line for line in complaint.splitlines() if line.strip()]
-        return {"refused": f"the process failed: {lines[-1] if lines else f'exit status {child.returncode}'}"}
-    return figures
+        return answer_of(one.program, {**one.request, "seconds": seconds}, timeout)
+    except NoAnswerError as error:
+        return {"refused": str(error)}
 
 
 def save(result: Mapping[str, Any], file: str | Path) -> None:

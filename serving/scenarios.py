@@ -10,9 +10,7 @@ same, but the network is any bundle, and its golden sample is asked for.
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -25,6 +23,7 @@ from numpy.typing import NDArray
 
 from keras_resnets.bundle import BundleError
 
+from .apart import NoAnswerError, answer_of
 from .loadgen import NOTE, SCENARIOS, Outcome, Schedule, play
 from .peak import highest_rate
 from .providers import ProviderError
@@ -213,20 +212,10 @@ def run_apart(request: Mapping[str, Any], timeout: float = 1800.0) -> dict[str, 
         What `run_scenario` gives; without figures, and with the reason, when the process failed.
     """
     program = [sys.executable, "-m", "keras_resnets.serving.scenarios"]
-    # NumPy's own threads would wait beside the runtime's.
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
     try:
-        done = subprocess.run(
-            program, input=json.dumps(request), capture_output=True, text=True, env=environment, timeout=timeout,
-            check=False,
-        )  # fmt: skip
-        result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    except subprocess.TimeoutExpired:
-        return _refused(request, f"gave no figures within {timeout:.0f} s")
-    except (IndexError, ValueError):
-        lines = done.stderr.strip().splitlines()
-        return _refused(request, f"the process failed: {lines[-1] if lines else f'exit status {done.returncode}'}")
-    return result
+        return answer_of(program, request, timeout)
+    except NoAnswerError as error:
+        return _refused(request, str(error))
 
 
 def _refused(request: Mapping[str, Any], reason: str) -> dict[str, Any]:
