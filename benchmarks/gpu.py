@@ -13,15 +13,14 @@ import argparse
 import importlib.util
 import json
 import re
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+
+from keras_resnets.machine import usable_cpus
 
 RESULTS = Path(__file__).parent / "results"
 SIDE = 224
@@ -87,46 +86,31 @@ def torch_contenders(batches: Sequence[int], on_gpu: bool) -> list[Any]:
 
 
 def served(bundle: Path, provider: str) -> dict[str, Any]:
-    """Ask the server, with CUDA graphs where there are any, and compare its answers with the engine's golden ones."""
+    """Ask the server, with CUDA graphs where there are any, and compare its answers with the golden ones.
+
+    Raises:
+        BundleError: when they differ.
+    """
     import numpy as np
 
     from keras_resnets.serving import Engine
-
-    graphs = ["--cuda-graphs"] if provider in ("cuda", "tensorrt") else []
-    command = [sys.executable, "-m", "keras_resnets.cli", "serve", f"resnet50={bundle}", "--provider", provider]
-    command += ["--precision", "float16", "--port", "0", "--max-batch", "8", *graphs]
-    tensor, expected = Engine(bundle, provider=provider, precision="float16").golden()
-    with (
-        tempfile.NamedTemporaryFile() as file,
-        subprocess.Popen(command, stdout=file, stderr=file) as process,
-    ):
-        log = Path(file.name)
-        try:
-            url = _wait_for(log, process, r"listening on (\S+),")
-            _wait_for(log, process, r"(ready after)")
-            worst = 0.0
-            for rows in (1, 2, 3, 5, 8, 1, 3):
-                got = _infer(url, np.resize(tensor, (rows, *tensor.shape[1:])))
-                want = np.resize(expected, got.shape)
-                worst = max(worst, float(np.abs(got - want).max() / np.abs(want).max()))
-        finally:
-            process.terminate()
-    return {"provider": provider, "cuda_graphs": bool(graphs), "golden_drift": worst}
-
-
-def _wait_for(log: Path, process: subprocess.Popen[bytes], pattern: str) -> str:
-    end = time.monotonic() + 120
-    while not (match := re.search(pattern, log.read_text())):
-        if process.poll() is not None or time.monotonic() > end:
-            raise SystemExit(f"the server did not start:\n{log.read_text()[-2000:]}")
-        time.sleep(0.1)
-    return match.group(1)
-
-
-def _infer(url: str, tensor: Any) -> Any:
     from keras_resnets.serving.client import Client
+    from keras_resnets.serving.providers import ON_GPU
+    from keras_resnets.serving.tune import SERVED, serving
 
-    return next(iter(Client(url).infer("resnet50", {"images": tensor}).values()))
+    settings = {
+        "provider": provider, "precision": "float16", "workers": 1, "threads": usable_cpus(), "max_batch": 8,
+        "queue_delay": 0.0, "cuda_graphs": provider in ON_GPU,
+    }  # fmt: skip
+    engine = Engine(bundle, provider=provider, precision="float16")
+    golden, manifest, worst = engine.golden, engine.bundle.manifest, 0.0
+    with serving(bundle, settings) as url:
+        client = Client(url)
+        for number in (1, 2, 3, 5, 8, 1, 3):
+            rows = golden.rows(0, number)
+            feeds = {manifest.input_name: np.ascontiguousarray(golden.tensor[rows])}
+            worst = max(worst, golden.drift(client.infer(SERVED, feeds)[manifest.output_name], rows))
+    return {"provider": provider, "cuda_graphs": settings["cuda_graphs"], "golden_drift": worst}
 
 
 def active(asked: str) -> list[str]:
@@ -161,7 +145,6 @@ def main() -> None:
     providers = active(options.providers)
     console = Console(width=200)
     batches = [int(batch) for batch in options.batches.split(",")]
-    options.out.mkdir(parents=True, exist_ok=True)
     known = conditions()
     device = known["gpu"] or f"{known['usable_cpus']} cpus"
     name = re.sub("[^a-z0-9.]+", "_", f"gpu resnet50 {device} ort{known['onnxruntime']}".lower().replace("nvidia ", ""))

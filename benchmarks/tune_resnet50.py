@@ -57,7 +57,7 @@ def main() -> None:
     from keras_resnets.serving import benchmark, tuned
     from keras_resnets.serving.contender import Configuration
     from keras_resnets.serving.scenarios import run_apart
-    from keras_resnets.serving.tune import serving
+    from keras_resnets.serving.tune import SERVED, serving
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--budget", default="10m")
@@ -76,7 +76,7 @@ def main() -> None:
         assert found is not None
         searched = json.loads(Path(folder, "out", "bench.json").read_text())
         defaults = [benchmark.contender(Configuration(str(bundle), "float32", batch=batch)) for batch in (1, 8)]
-        target = {"kind": "http", "bundle": str(bundle), "precision": found.settings["precision"], "model": "tuned"}
+        target = {"kind": "http", "bundle": str(bundle), "precision": found.settings["precision"], "model": SERVED}
         rows: list[dict[str, Any]] = []
         for number in range(ROUNDS):
             console.print(f"again, round {number + 1} of {ROUNDS}")

@@ -116,7 +116,6 @@ def _bench(options: argparse.Namespace) -> int:
                 for one in chosen:
                     console.print(one.name, highlight=False)
                 return 0
-            options.out.mkdir(parents=True, exist_ok=True)
             usual = _ROUNDS_TO_COMPARE if old else _ROUNDS
             with _progress(console) as say:
                 result = benchmark.run(
@@ -124,7 +123,6 @@ def _bench(options: argparse.Namespace) -> int:
                     say=say, keep=lambda result: benchmark.save(result, options.out / "bench.json"),
                 )  # fmt: skip
     status = _compared(old, result) if old else 0
-    options.out.mkdir(parents=True, exist_ok=True)
     benchmark.save(result, options.out / "bench.json")
     report.write_html(result, options.out / "report.html")
     report.print_table(result, console)
@@ -171,11 +169,7 @@ def _scenarios(options: argparse.Namespace, console: Any) -> dict[str, Any]:
             say(name, number, len(names))
             request = {"scenario": name, "target": _target(options), "seconds": options.seconds, "p99_ms": options.p99}
             rows.append(run_apart(request))
-    known = conditions() | {"seconds": options.seconds, "rounds": 1}
-    return {
-        "format": benchmark.FORMAT, "format_version": benchmark.FORMAT_VERSION, "conditions": known, "warnings": [],
-        "rows": [], "scenarios": rows,
-    }  # fmt: skip
+    return benchmark.as_result([], conditions() | {"seconds": options.seconds, "rounds": 1}, scenarios=rows)
 
 
 def _target(options: argparse.Namespace) -> dict[str, Any]:
@@ -274,7 +268,6 @@ def _tune(options: argparse.Namespace) -> int:
     with console.status("looking at the providers") as status:
         found, result = tune(options.bundle, goal, providers=options.provider, budget=options.budget, say=status.update)
     if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
         benchmark.save(result, options.out / "bench.json")
         report.write_html(result, options.out / "report.html")
     report.print_table(result, console)

@@ -41,9 +41,9 @@ from keras_resnets.serving import timing
 from keras_resnets.serving.benchmark import BenchmarkError, Contender, contender, name_of, sweep
 from keras_resnets.serving.conditions import memory_mb
 from keras_resnets.serving.contender import Configuration, RefusedError
+from keras_resnets.serving.providers import ON_GPU
 
 _TORCH = Path(peers_torch.__file__)
-_GPU = ("cuda", "tensorrt")
 # Eager, and with Triton's kernels in CUDA graphs.
 _ON_CUDA: tuple[str | None, ...] = (None, "reduce-overhead")
 
@@ -266,9 +266,9 @@ def _of_torch(
     """PyTorch itself: eager in float32 on the CPU; eager and compiled in float16 on a GPU."""
     cpus = usable_cpus()
     ways: list[tuple[str, str, str | None, int]] = []  # device, precision, mode of torch.compile, threads
-    if any(provider not in _GPU for provider in providers):
+    if any(provider not in ON_GPU for provider in providers):
         ways += [("cpu", "float32", None, number) for number in threads or [cpus] if number <= cpus]
-    if any(provider in _GPU for provider in providers):
+    if any(provider in ON_GPU for provider in providers):
         ways += [("cuda", "float16", mode, cpus) for mode in _ON_CUDA]
     library, _, short = model.rpartition("/")
     found = []

@@ -59,9 +59,9 @@ def contender(what: Configuration, model: str | None = None) -> Contender:
     Raises:
         BundleError: when the bundle cannot be read, or lacks the precision.
     """
-    labels: dict[str, Any] = {**asdict(what), "threads": what.threads or max(1, usable_cpus() // what.workers)}
+    labels: dict[str, Any] = {**asdict(what), "threads": what.intra_threads}
     source = Path(labels.pop("source"))
-    if (source / MANIFEST).exists() or source.is_dir():
+    if source.is_dir():
         bundle = Bundle.open(source)
         variant = bundle.variant(what.precision)
         quality = dict(variant.quality) if variant.quality else None
@@ -120,12 +120,13 @@ def sweep(
         raise BenchmarkError(f"unknown provider {unknown[0]!r}; there are {', '.join(PROVIDERS)}")
     cpus = usable_cpus()
     names = [Path(source).resolve().name for source in dict.fromkeys(sources)]
+    counts: Sequence[int | None] = threads or [None]
     chosen: list[Contender] = []
     for source, provider in product(map(Path, sources), providers):
         model = str(source) if names.count(source.resolve().name) > 1 else None
         for precision in _precisions(source, provider, precisions):
             for batch, workers_, graphs in product(batches, workers, cuda_graphs):
-                for threads_ in threads or [max(1, cpus // workers_)]:
+                for threads_ in counts:
                     with suppress(RefusedError):
                         what = Configuration(
                             str(source), precision, provider, batch, threads_, workers_,
@@ -173,6 +174,7 @@ def run(
     told: dict[str, list[dict[str, Any]]] = {one.name: [] for one in contenders}
     reasons: dict[str, str] = {}
     result: dict[str, Any] = {}
+    warnings = [_busy_warning(others)] if others > _BUSY else []
     for number in range(rounds):
         for place, one in enumerate(contenders):
             if one.name in reasons:
@@ -183,13 +185,27 @@ def run(
                 reasons[one.name] = why
             else:
                 told[one.name].append(figures)
-        result = {
-            "format": FORMAT, "format_version": FORMAT_VERSION, "conditions": {**known, "rounds": number + 1},
-            "warnings": [_busy_warning(others)] if others > _BUSY else [],
-            "rows": [_row(one, told[one.name], reasons.get(one.name)) for one in contenders],
-        }  # fmt: skip
+        rows = [_row(one, told[one.name], reasons.get(one.name)) for one in contenders]
+        result = as_result(rows, {**known, "rounds": number + 1}, warnings)
         keep(result)
     return result
+
+
+def once(one: Contender, seconds: float, timeout: float = _TIMEOUT) -> dict[str, Any]:
+    """The row of a contender that was run once; who asks for many looks at the machine himself."""
+    figures = _measured(one, seconds, timeout)
+    why = figures.get("refused")
+    return _row(one, [] if why else [figures], why)
+
+
+def as_result(
+    rows: Sequence[Mapping[str, Any]], known: Mapping[str, Any], warnings: Sequence[str] = (), **more: Any
+) -> dict[str, Any]:
+    """Rows and the conditions they were measured under, in the form that is saved, reported and compared."""
+    return {
+        "format": FORMAT, "format_version": FORMAT_VERSION, "conditions": dict(known), "warnings": list(warnings),
+        "rows": list(rows), **more,
+    }  # fmt: skip
 
 
 def _busy_warning(share: float) -> str:

@@ -21,16 +21,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_resnets.bundle import MANIFEST, PROVIDERS, BundleError
+from keras_resnets.bundle import PROVIDERS, BundleError
 from keras_resnets.machine import usable_cpus
 
 from .binding import BoundSession
 from .conditions import memory_mb, watched_gpu
 from .engine import Engine
-from .providers import ProviderError, open_session
+from .providers import ON_GPU, ProviderError, open_session
 from .timing import at_once, closed_loop, quantiles_ms, summary, yardstick_ms
 
-_ON_GPU = ("cuda", "tensorrt")
 _WARM_SECONDS = 0.5
 _WATCHED_SECONDS = 1.0
 
@@ -69,9 +68,24 @@ class Configuration:
         for name in ("batch", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        asked = (self.threads or 1) * (1 if self.provider in _ON_GPU else self.workers)
+        asked = (self.threads or 1) * self._sharing
         if asked > (cpus := usable_cpus()):
             raise RefusedError(f"{asked} threads were asked for, and this process may use {cpus} CPUs")
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the provider is an NVIDIA GPU's."""
+        return self.provider in ON_GPU
+
+    @property
+    def intra_threads(self) -> int:
+        """Threads of one operator."""
+        return self.threads or max(1, usable_cpus() // self._sharing)
+
+    @property
+    def _sharing(self) -> int:
+        """How many calls at once want the CPUs."""
+        return 1 if self.on_gpu else self.workers
 
 
 def measure(what: Configuration, seconds: float) -> dict[str, Any]:
@@ -103,7 +117,7 @@ def measure(what: Configuration, seconds: float) -> dict[str, Any]:
         closed_loop(device_call, _WARM_SECONDS)
         figures["device_bound"] = summary(closed_loop(device_call, seconds), what.batch)
         with watched_gpu() as seen:
-            closed_loop(device_call, _WATCHED_SECONDS if what.provider in _ON_GPU else 0.0)
+            closed_loop(device_call, _WATCHED_SECONDS if what.on_gpu else 0.0)
         figures["gpu"] = seen
     figures |= {"memory_mb": memory_mb(), "golden_drift": opened.check(what), "settings": opened.settings()}
     return figures
@@ -113,17 +127,16 @@ class _Opened:
     """A session that was proven to be the one asked for."""
 
     def __init__(self, what: Configuration) -> None:
-        before = _threads()
-        began = time.perf_counter()
+        before, threads = _threads(), what.intra_threads
         self.engine: Engine | None = None
-        threads = what.threads or max(1, usable_cpus() // (1 if what.provider in _ON_GPU else what.workers))
-        if (Path(what.source) / MANIFEST).exists() or Path(what.source).is_dir():
+        if Path(what.source).is_dir():
             self.engine = Engine(
                 what.source, provider=what.provider, precision=what.precision, threads=threads, spin=what.spin,
                 batch_size=what.batch, cuda_graphs=what.cuda_graphs, provider_options=what.options,
             )  # fmt: skip
             self.session, self.seconds = self.engine.session, self.engine.open_seconds
         else:
+            began = time.perf_counter()
             self.session = open_session(what.source, what.provider, threads, what.spin, what.cuda_graphs, what.options)
             self.seconds = time.perf_counter() - began
         self._spin = what.spin
@@ -135,7 +148,7 @@ class _Opened:
             raise RefusedError(f"{threads} threads were asked for, and the session has {made + 1}")
         self.bound: BoundSession | None = None
         if all(isinstance(side, int) for item in self.session.get_inputs() for side in item.shape[1:]):
-            place = "cuda" if what.provider in _ON_GPU else "cpu"
+            place = "cuda" if what.on_gpu else "cpu"
             self.bound = BoundSession(self.session, place, what.cuda_graphs)
 
     def feeds(self, batch: int) -> dict[str, NDArray[Any]]:
@@ -149,7 +162,7 @@ class _Opened:
     def caller(self, what: Configuration) -> Callable[[], Any]:
         """From tensors in this process's memory to outputs there."""
         feeds = self.feeds(what.batch)
-        if self.bound and what.provider in _ON_GPU:
+        if self.bound and what.on_gpu:
             bound = self.bound
             return lambda: bound.run(feeds)
         return lambda: self.session.run(None, feeds)
@@ -164,7 +177,7 @@ class _Opened:
         manifest = self.engine.bundle.manifest
         place = self._names.index(manifest.output_name)
         paths = [self.bound.run] if self.bound else []
-        paths += [self._run] if what.provider not in _ON_GPU or not self.bound else []
+        paths += [self._run] if not (self.bound and what.on_gpu) else []
         golden, worst = self.engine.golden, 0.0
         for run in paths:
 

@@ -18,6 +18,7 @@ with extra("serve"):
 
 _EXTRAS = {"cpu": "serve", "openvino": "serve-openvino", "cuda": "serve-gpu", "tensorrt": "serve-gpu"}
 _CUDA_GRAPHS = {"cuda": "enable_cuda_graph", "tensorrt": "trt_cuda_graph_enable"}  # each provider's own option
+ON_GPU = tuple(_CUDA_GRAPHS)
 _TENSORRT_CACHE = "tensorrt"  # below this package's folder in the user's cache
 # The smallest ONNX model, y = Relu(x) for x [1, 1, 1, 1]: opening a session is the only proof of a provider.
 _PROBE = base64.b64decode(
@@ -74,7 +75,7 @@ def open_session(
     if provider != "cpu":
         # Without this, nodes that the provider cannot take run on the CPU unnoticed.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    if provider in _CUDA_GRAPHS and hasattr(onnxruntime, "preload_dlls"):
+    if provider in ON_GPU and hasattr(onnxruntime, "preload_dlls"):
         # NVIDIA's libraries from pip's packages, which lie on no path of the system. It prints what it misses; whether
         # that matters, the session tells.
         with redirect_stdout(io.StringIO()):
@@ -136,8 +137,8 @@ def tensorrt_options(name: str, sides: Sequence[int | None], most: int, precisio
 
 def check_cuda_graphs(provider: str) -> None:
     """Raise ValueError unless a provider can capture CUDA graphs."""
-    if provider not in _CUDA_GRAPHS:
-        raise ValueError(f"CUDA graphs need the provider {' or '.join(_CUDA_GRAPHS)}, not {provider}")
+    if provider not in ON_GPU:
+        raise ValueError(f"CUDA graphs need the provider {' or '.join(ON_GPU)}, not {provider}")
 
 
 def active_providers() -> dict[str, str]:

@@ -20,7 +20,7 @@ from .batcher import Answer, Batcher, Tensors
 from .binding import BoundSession
 from .engine import Engine, softmax
 from .protocol import DATATYPES, ProtocolError, TensorSpec
-from .providers import check_cuda_graphs, open_session
+from .providers import ON_GPU, check_cuda_graphs, open_session
 
 _LARGE = 128 * 1024  # bytes of image files
 _TINY = 64 * 64  # pixels
@@ -69,7 +69,7 @@ class Settings:
     @property
     def on_gpu(self) -> bool:
         """Whether the provider is an NVIDIA GPU's."""
-        return self.provider in ("cuda", "tensorrt")
+        return self.provider in ON_GPU
 
     @property
     def intra_threads(self) -> int:

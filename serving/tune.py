@@ -24,14 +24,15 @@ from typing import Any
 from keras_resnets.bundle import Bundle
 from keras_resnets.machine import usable_cpus
 
-from .benchmark import FORMAT, FORMAT_VERSION, MEASURED, REFUSED, contender, run
+from .benchmark import MEASURED, REFUSED, as_result, contender, once
 from .conditions import conditions
 from .contender import Configuration
-from .providers import active_providers
+from .providers import ON_GPU, active_providers
 from .scenarios import run_apart
 from .tuned import Tuned, settings_text
 
 TARGETS = ("latency", "throughput")
+SERVED = "tuned"  # what the server calls the bundle
 _FEW, _MANY = (1, 8), (2, 4, 16, 32)  # batches, first and later
 _BEHIND = 0.7  # of the best: what is slower in the first round does not come back
 _GAIN = 1.02  # that a larger batch must bring
@@ -40,7 +41,6 @@ _DELAYS_MS = (2.0, 5.0)  # queue delays that are tried beside none
 _ENGINE_SECONDS, _SERVED_SECONDS = 1.0, 3.0
 _START_SECONDS = 120.0
 _SEARCH_SECONDS = 60.0  # for the highest rate that keeps the bound
-_ON_GPU = ("cuda", "tensorrt")
 
 
 class TuneError(ValueError):
@@ -97,18 +97,15 @@ class _Search:
             if row["name"] == one.name:
                 return row if row["state"] == MEASURED else None
         if self.left <= 0:
-            self._drop(f"{one.name}: no time left")
+            self.dropped.append(f"{one.name}: no time left")
             return None
         self.say(one.name)
-        row = run([one], rounds=1, seconds=_ENGINE_SECONDS)["rows"][0]
+        row = once(one, _ENGINE_SECONDS)
         self.rows.append(row)
         if row["state"] == REFUSED:
-            self._drop(f"{one.name}: {row['reason']}")
+            self.dropped.append(f"{one.name}: {row['reason']}")
             return None
         return row
-
-    def _drop(self, why: str) -> None:
-        self.dropped.append(why)
 
     def score(self, row: Mapping[str, Any]) -> float:
         """The more the better."""
@@ -154,12 +151,8 @@ def tune(
     if baseline and "images_per_second" in evidence:
         evidence["times_the_defaults"] = evidence["images_per_second"] / baseline
     found = Tuned(best["settings"], goal.target, evidence, datetime.date.today().isoformat())
-    result = {
-        "format": FORMAT, "format_version": FORMAT_VERSION, "warnings": [], "rows": search.rows,
-        "conditions": conditions() | {"seconds": _ENGINE_SECONDS, "rounds": 1},
-        "served": search.served, "dropped": search.dropped,
-    }  # fmt: skip
-    return found, result
+    known = conditions() | {"seconds": _ENGINE_SECONDS, "rounds": 1}
+    return found, as_result(search.rows, known, served=search.served, dropped=search.dropped)
 
 
 def admissible(bundle: Bundle, goal: Goal, asked: Sequence[str] | None) -> tuple[list[tuple[str, str]], list[str]]:
@@ -245,7 +238,7 @@ def _measured(
 
 def _more(search: _Search, pair: tuple[str, str], best: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Other batches, divisions of the CPUs, and CUDA graphs of a pair."""
-    cpus, on_gpu = usable_cpus(), pair[0] in _ON_GPU
+    cpus, on_gpu = usable_cpus(), pair[0] in ON_GPU
     if search.goal.target == "latency":
         for threads in [] if on_gpu else sorted({max(1, cpus // 2)} - {cpus}):
             if row := _measured(search, pair, 1, threads=threads):
@@ -276,11 +269,10 @@ def _serve_all(search: _Search, finalists: Sequence[Mapping[str, Any]]) -> dict[
     Raises:
         TuneError: when none keeps the bound.
     """
-    cpus = usable_cpus()
     for row in finalists:
         _serve(search, {
             "provider": row["provider"], "precision": row["precision"], "workers": row["workers"],
-            "threads": row["threads"] or max(1, cpus // row["workers"]), "max_batch": row["batch"],
+            "threads": row["threads"], "max_batch": row["batch"],
             "queue_delay": 0.0, "cuda_graphs": row["cuda_graphs"],
         })  # fmt: skip
     best = _best_served(search)
@@ -323,7 +315,7 @@ def _serve(search: _Search, settings: dict[str, Any]) -> None:
     try:
         with serving(search.bundle, settings) as url:
             kind = {"kind": "http", "bundle": str(search.bundle), "precision": settings["precision"], "url": url}
-            told = run_apart({**request, "target": {**kind, "model": "tuned"}})
+            told = run_apart({**request, "target": {**kind, "model": SERVED}})
     except TuneError as error:
         told = {"valid": False, "reason": str(error), "figures": {}}
     figures = {key: value for key, value in told["figures"].items() if isinstance(value, float | int)}
@@ -339,27 +331,19 @@ def _serve(search: _Search, settings: dict[str, Any]) -> None:
 
 @contextmanager
 def serving(bundle: Path, settings: Mapping[str, Any]) -> Iterator[str]:
-    """The server with these settings, in a process of its own; gives its URL once it is ready.
+    """The server with these settings, in a process of its own; gives its URL once it is ready. The bundle is called
+    `SERVED` there.
 
     Raises:
         TuneError: when it does not start.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "keras_resnets.cli",
-        "serve",
-        f"tuned={bundle.resolve()}",
-        "--no-tuned",
-        "--port",
-        "0",
-    ]
-    for option, name, scale in (
-        ("provider", "provider", None), ("precision", "precision", None), ("workers", "workers", None),
-        ("threads", "threads", None), ("max-batch", "max_batch", None), ("queue-delay", "queue_delay", 1e3),
-    ):  # fmt: skip
-        value = settings[name]
-        command += [f"--{option}", str(value if scale is None else scale * value)]
+    options = {
+        "provider": settings["provider"], "precision": settings["precision"], "workers": settings["workers"],
+        "threads": settings["threads"], "max-batch": settings["max_batch"], "port": 0,
+        "queue-delay": 1e3 * settings["queue_delay"],
+    }  # fmt: skip
+    command = [sys.executable, "-m", "keras_resnets.cli", "serve", f"{SERVED}={bundle.resolve()}", "--no-tuned"]
+    command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
     command += ["--cuda-graphs"] * bool(settings["cuda_graphs"])
     with tempfile.NamedTemporaryFile() as file:
         environment = {**os.environ, "PYTHONSAFEPATH": "1"}

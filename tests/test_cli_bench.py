@@ -11,6 +11,7 @@ from keras_resnets.bundle import PROVIDERS
 from keras_resnets.cli import main
 from keras_resnets.machine import usable_cpus
 from keras_resnets.serving import benchmark, tune, tuned
+from keras_resnets.serving.loadgen import SCENARIOS
 
 QUICK = ["--seconds", "0.05", "--rounds", "1", "--batch", "1,2"]
 
@@ -20,8 +21,8 @@ def bundle(exported):
     return exported()[1]
 
 
-def test_help_names_every_provider():
-    assert tuple(PROVIDERS) == cli_bench._PROVIDERS
+def test_help_names_every_provider_and_scenario():
+    assert tuple(PROVIDERS) == cli_bench._PROVIDERS and tuple(SCENARIOS) == cli_bench._SCENARIOS
 
 
 def test_a_result_a_page_and_a_table(bundle, tmp_path, capsys):
