@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from keras_resnets.extras import extra
 
 from .benchmark import quickest
-from .sheets import ALWAYS, Row, short_names
+from .sheets import ALWAYS, FLOAT32, Row, images, short_names
 
 # Matplotlib knows no CSS variables: it draws in colours that nobody else uses, and they are exchanged afterwards.
 _TEXT, _FAINT, _LINE, _CARD = "#b00001", "#b00002", "#b00003", "#b00004"
@@ -126,10 +126,6 @@ class _Looks:
         return self._precisions.index(str(row.get("precision")))
 
 
-def _rate(row: Row) -> float:
-    return float(row["end_to_end"]["images_per_second"])
-
-
 def _p50(row: Row) -> float:
     return float(row["end_to_end"]["p50_ms"])
 
@@ -137,19 +133,19 @@ def _p50(row: Row) -> float:
 def _trade_off(rows: Sequence[Row], looks: _Looks) -> Plot:
     figure, axis = _axis("median latency of a call (ms)", "throughput (images/s)")
     best: list[Row] = []
-    for row in sorted(rows, key=lambda row: (_p50(row), -_rate(row))):
-        if not best or _rate(row) > _rate(best[-1]):
+    for row in sorted(rows, key=lambda row: (_p50(row), -images(row))):
+        if not best or images(row) > images(best[-1]):
             best.append(row)
-    axis.plot([_p50(row) for row in best], [_rate(row) for row in best], color=_FAINT, linewidth=1, zorder=1)
-    _scatter(axis, rows, looks, _p50, _rate)
+    axis.plot([_p50(row) for row in best], [images(row) for row in best], color=_FAINT, linewidth=1, zorder=1)
+    _scatter(axis, rows, looks, _p50, images)
     _scale(axis.xaxis, [_p50(row) for row in rows])
-    _scale(axis.yaxis, [_rate(row) for row in rows])
-    _number_points(figure, axis, [(_p50(row), _rate(row), str(row["batch"])) for row in rows])
+    _scale(axis.yaxis, [images(row) for row in rows])
+    _number_points(figure, axis, [(_p50(row), images(row), str(row["batch"])) for row in rows])
     note = "Up and to the left is better; the number at a point is its batch."
     if len(best) > 1:
         note += " The line joins configurations that no other beats in both."
     describe = f"Throughput over median latency of {len(rows)} configurations: {_range(rows, _p50)} ms, " + (
-        f"{_range(rows, _rate)} images/s."
+        f"{_range(rows, images)} images/s."
     )
     return Plot("Latency against throughput", note, looks.legend(rows), _svg(figure, "trade", describe))
 
@@ -159,20 +155,20 @@ def _batches(rows: Sequence[Row], looks: _Looks) -> Plot | None:
     if len(batches) < 2:
         return None
     figure, axis = _axis("batch (images in a call)", "throughput (images/s)")
-    fastest_first = sorted(looks.grouped(rows).values(), key=lambda group: -max(map(_rate, group)))
+    fastest_first = sorted(looks.grouped(rows).values(), key=lambda group: -max(map(images, group)))
     shown = [row for group in fastest_first[:_LINES] for row in group]
     for group in fastest_first[:_LINES]:
         line = sorted(group, key=lambda row: row["batch"])
-        axis.plot([row["batch"] for row in line], [_rate(row) for row in line], **looks.style(line[0]))
+        axis.plot([row["batch"] for row in line], [images(row) for row in line], **looks.style(line[0]))
     axis.set_xscale("log", base=2)
     ticks = _apart(batches)
     axis.set_xticks(ticks, [str(batch) for batch in ticks])
     axis.xaxis.minorticks_off()
-    _scale(axis.yaxis, [_rate(row) for row in shown], logarithmic=False)
+    _scale(axis.yaxis, [images(row) for row in shown], logarithmic=False)
     note = "Where a line is level, a larger batch only makes its callers wait."
     if len(fastest_first) > _LINES:
         note += f" Of {len(fastest_first)} lines the {_LINES} highest are drawn."
-    describe = f"Throughput over batches of {batches[0]} to {batches[-1]}: {_range(shown, _rate)} images/s."
+    describe = f"Throughput over batches of {batches[0]} to {batches[-1]}: {_range(shown, images)} images/s."
     return Plot("Throughput by batch", note, looks.legend(shown), _svg(figure, "batches", describe))
 
 
@@ -181,7 +177,7 @@ def _accuracy(rows: Sequence[Row], looks: _Looks) -> Plot | None:
     judged = [row for row in rows if row.get("quality")]
     measure = "top1" if any(row["quality"].get("top1") is not None for row in judged) else "agreement"
     known = [
-        (max(group, key=_rate), value)
+        (max(group, key=images), value)
         for group in looks.grouped(rows).values()
         if (value := _quality(group[0], judged, measure)) is not None
     ]
@@ -190,18 +186,18 @@ def _accuracy(rows: Sequence[Row], looks: _Looks) -> Plot | None:
     label = "top-1 accuracy (%)" if measure == "top1" else "same class as float32 (%)"
     figure, axis = _axis("throughput of the fastest batch (images/s)", label)
     shown, values = [row for row, _ in known], {row["name"]: 100 * value for row, value in known}
-    _scatter(axis, shown, looks, _rate, lambda row: values[row["name"]])
-    _scale(axis.xaxis, [_rate(row) for row in shown])
+    _scatter(axis, shown, looks, images, lambda row: values[row["name"]])
+    _scale(axis.xaxis, [images(row) for row in shown])
     # At least one point of per cent from top to bottom: less would make noise look like a difference.
     low, high = min(values.values()), max(values.values())
     margin = max(1.0, 1.3 * (high - low)) / 2
     axis.set_ylim((low + high) / 2 - margin, (low + high) / 2 + margin)
     axis.yaxis.get_major_formatter().set_useOffset(False)
-    _number_points(figure, axis, [(_rate(row), values[row["name"]], str(row["batch"])) for row in shown])
-    images = sorted({f"{row['quality']['images']:,}" for row in judged if "images" in row["quality"]})
-    note = "Up and to the right is better." + (f" Judged on {' or '.join(images)} images." if images else "")
+    _number_points(figure, axis, [(images(row), values[row["name"]], str(row["batch"])) for row in shown])
+    judges = sorted({f"{row['quality']['images']:,}" for row in judged if "images" in row["quality"]})
+    note = "Up and to the right is better." + (f" Judged on {' or '.join(judges)} images." if judges else "")
     describe = f"{label} over images/s: " + "; ".join(
-        f"{looks.series(row)} {values[row['name']]:.2f} at {_rate(row):.4g}" for row in shown
+        f"{looks.series(row)} {values[row['name']]:.2f} at {images(row):.4g}" for row in shown
     )
     return Plot("Accuracy against throughput", note, looks.legend(shown), _svg(figure, "accuracy", describe))
 
@@ -211,7 +207,7 @@ def _quality(row: Row, judged: Sequence[Row], measure: str) -> float | None:
         value = row["quality"].get(measure)
         return None if value is None else float(value)
     others = [other["quality"] for other in judged if other.get("model") == row.get("model")]
-    if row.get("precision") != "float32" or not others:
+    if row.get("precision") != FLOAT32 or not others:
         return None
     value = others[0].get("top1_float32") if measure == "top1" else 1.0
     return None if value is None else float(value)

@@ -124,13 +124,13 @@ class EngineTarget:
     def __init__(self, bundle: str | Path, settings: Settings | None = None) -> None:
         settings = replace(settings or Settings(), max_queue=2**31)
         self._model = ServedModel("model", "1", Path(bundle), settings)
-        if self._model.bundle is None:
+        if self._model.engine is None:
             raise ValueError(f"{bundle} is not a bundle: only these say what the right answers are")
-        manifest = self._model.bundle.manifest
+        engine = self._model.engine
+        manifest = engine.bundle.manifest
         self._input, self._output = manifest.input_name, manifest.output_name
-        variant = self._model.bundle.variant(settings.precision)
-        self.name = f"{Path(bundle).name}, {variant.precision}, {settings.provider}"
-        self.samples = Golden.of(self._model.bundle, self._model.bundle.variant(settings.precision))
+        self.name = f"{Path(bundle).name}, {engine.variant.precision}, {settings.provider}"
+        self.samples = engine.golden
         self.rows = settings.max_batch
         self.at_once = (settings.workers + _BATCHES) * settings.max_batch
         self._loop = asyncio.new_event_loop()

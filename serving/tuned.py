@@ -56,7 +56,6 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 def keep(bundle: Path, found: Tuned) -> Path:
     """Store what was found for this bundle on this machine; returns the file."""
     file = _file(bundle)
-    file.parent.mkdir(parents=True, exist_ok=True)
     data = {
         "format": FORMAT, "format_version": FORMAT_VERSION, "settings": dict(found.settings), "target": found.target,
         "evidence": dict(found.evidence), "date": found.date, "bundle": sha256(bundle / MANIFEST),
@@ -73,6 +72,8 @@ def forget(bundle: Path) -> None:
 
 def known(bundle: Path) -> Tuned | None:
     """What was found for this bundle, as it is now, on this machine, as it is now; None where nothing was."""
+    if not any(_folder().glob(f"{_hash(bundle)}-*.json")):
+        return None  # the usual case, in which a server that starts need not look at the machine
     file = _file(bundle)
     try:
         data = parse_json(file.read_bytes())
@@ -111,4 +112,12 @@ def applied(settings: Settings, source: Path) -> tuple[Settings, Tuned | None]:
 
 def _file(bundle: Path) -> Path:
     """Named by the bundle's manifest, which holds the hash of every file in it, and by the machine."""
-    return cache_folder() / "tuned" / f"{sha256(bundle / MANIFEST)[:32]}-{fingerprint(conditions())}.json"
+    return _folder() / f"{_hash(bundle)}-{fingerprint(conditions())}.json"
+
+
+def _folder() -> Path:
+    return cache_folder() / "tuned"
+
+
+def _hash(bundle: Path) -> str:
+    return sha256(bundle / MANIFEST)[:32]
