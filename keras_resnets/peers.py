@@ -39,7 +39,6 @@ from keras_resnets.golden import Golden
 from keras_resnets.machine import usable_cpus
 from keras_resnets.serving import timing
 from keras_resnets.serving.benchmark import BenchmarkError, Contender, contender, name_of, sweep
-from keras_resnets.serving.conditions import memory_mb
 from keras_resnets.serving.contender import Configuration, RefusedError
 from keras_resnets.serving.providers import ON_GPU
 
@@ -175,7 +174,7 @@ def measure(
     images = np.ascontiguousarray(golden.tensor[golden.rows(0, batch)])
     told = peers_torch.figures(timing, lambda: running.run(images), batch, seconds)
     return told | {
-        "open_s": running.seconds, "yardstick_ms": yardstick, "memory_mb": memory_mb(),
+        "open_s": running.seconds, "yardstick_ms": yardstick, "memory_mb": timing.memory_mb(),
         "golden_drift": golden.drift_in_batches(running.run, batch), "settings": dict(running.settings),
     }  # fmt: skip
 

@@ -220,18 +220,9 @@ def measure(what: Request, timing: ModuleType, seconds: float) -> dict[str, Any]
         timing.closed_loop(call, _WARM_SECONDS)
         row["device_bound"] = timing.summary(timing.closed_loop(call, seconds), what.batch)
     return row | {
-        "open_s": opened.seconds, "memory_mb": _memory_mb(), "golden_drift": None,
+        "open_s": opened.seconds, "memory_mb": timing.memory_mb(), "golden_drift": None,
         "settings": {**opened.settings(), "correlation_with_float32": opened.check()},
     }  # fmt: skip
-
-
-def _memory_mb() -> float:
-    """This process's highest resident size; 0 where Linux does not tell."""
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    return 0.0
 
 
 def _loaded(file: str) -> ModuleType:

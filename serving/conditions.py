@@ -65,15 +65,6 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     return [f"{name}: {one.get(name)} and {other.get(name)}" for name in _SAME if one.get(name) != other.get(name)]
 
 
-def memory_mb(what: str = "VmHWM") -> float:
-    """This process's highest resident size, or the present one (VmRSS), in MB; 0 where Linux does not tell."""
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(f"{what}:"):
-                return int(line.split()[1]) / 1024
-    return 0.0
-
-
 @contextmanager
 def watched_gpu() -> Iterator[dict[str, float]]:
     """Yields a dictionary that, afterwards, holds what NVML saw of the first GPU meanwhile, if there is one."""

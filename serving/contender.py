@@ -25,10 +25,10 @@ from keras_resnets.bundle import PROVIDERS, BundleError
 from keras_resnets.machine import usable_cpus
 
 from .binding import BoundSession
-from .conditions import memory_mb, watched_gpu
+from .conditions import watched_gpu
 from .engine import Engine
 from .providers import ON_GPU, ProviderError, open_session
-from .timing import at_once, closed_loop, quantiles_ms, summary, yardstick_ms
+from .timing import at_once, closed_loop, memory_mb, quantiles_ms, summary, yardstick_ms
 
 _WARM_SECONDS = 0.5
 _WATCHED_SECONDS = 1.0

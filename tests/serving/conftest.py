@@ -1,6 +1,7 @@
 """Servers to test: the real program, in a process of its own, on a free port."""
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,3 +91,13 @@ def png():
         return file.getvalue()
 
     return encode
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium, the system's own."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

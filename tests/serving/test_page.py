@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="make test-browser installs it")
+pytest.importorskip("playwright.sync_api", reason="make test-browser installs it")
 
 pytestmark = pytest.mark.browser
 PICTURES = Path(os.environ.get("KERAS_RESNETS_PICTURES", Path(__file__).parents[2] / "build" / "pictures"))
@@ -21,14 +21,6 @@ def server(serving, exported, tmp_path_factory):
         shutil.copytree(exported()[1], folder / name)
     with serving("--repository", folder) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

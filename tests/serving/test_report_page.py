@@ -1,25 +1,16 @@
 """The page of a benchmark's result in headless Chromium, from a file and without a network; `make test-browser`."""
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
 from keras_resnets.serving.report import write_html
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="make test-browser installs it")
+pytest.importorskip("playwright.sync_api", reason="make test-browser installs it")
 
 pytestmark = pytest.mark.browser
 PICTURES = Path(os.environ.get("KERAS_RESNETS_PICTURES", Path(__file__).parents[2] / "build" / "pictures"))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
