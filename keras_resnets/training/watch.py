@@ -261,11 +261,13 @@ class _Reception:
                 return
             patience.remind(names)
             self._accept(server)
-            for number in _readable(self._strangers, 0.1):
-                self._introduce(number)
-            # One that is gone again, restarted perhaps, is waited for anew.
+            newcomers = _readable(self._strangers, 0.1)
+            # One that is gone again is waited for anew. Before the newcomers, among whom it is if it was restarted:
+            # it went before it came back, so that whoever has read its second hello can see that the first is gone.
             for index in _readable(self._links, 0.0):
                 self._check(index)
+            for number in newcomers:
+                self._introduce(number)
 
     def _missing(self) -> list[int]:
         return [index for index in range(1, len(self.cluster.workers)) if index not in self._links]

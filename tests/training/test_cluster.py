@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from keras_resnets.training import TrainingError
 from keras_resnets.training.cluster import Cluster, expand_nodes, find_cluster, split_address
 from keras_resnets.training.launch import _free_ports
+from keras_resnets.training.watch import _Patience, _Reception
 
 GONE = os.EX_TEMPFAIL
 
@@ -355,6 +357,26 @@ def test_a_worker_that_starts_again_before_all_are_there_is_taken_in():
         first.communicate()
         workers.processes |= {1: workers.start(1, code), 2: workers.start(2, code)}
         assert [status for status, _, _ in workers.results().values()] == [0, 0, 0]
+
+
+def test_a_worker_is_no_double_of_the_one_that_it_replaces():
+    # The chief sees both at one look: the end of the old connection, and the new one's hello.
+    cluster = find_cluster(tf_config({"worker": [f"127.0.0.1:{port}" for port in _free_ports(3)]}))
+    chief = ThreadPoolExecutor().submit(_Reception(cluster, 1).receive, _Patience(20.0))
+
+    def hello(index):
+        connection = _connected(cluster.watch_address)
+        text = json.dumps({"index": index, "digest": cluster.digest, "replicas": 1})
+        connection.sendall(json.dumps(["hello", text]).encode() + b"\n")
+        return connection
+
+    worker = hello(1)
+    for _ in range(10):
+        time.sleep(0.15)  # taken in
+        worker.close()
+        worker = hello(1)
+    with worker, hello(2):
+        assert sorted(chief.result(30)) == [1, 2]
 
 
 def test_strangers_at_the_port_are_ignored():
