@@ -8,6 +8,7 @@ PACKAGES = {
     "keras_resnets.weights": "keras_resnets/weights",
     "keras_resnets.data": "keras_resnets/data",
     "keras_resnets.training": "keras_resnets/training",
+    "keras_resnets.study": "keras_resnets/study",
     "keras_resnets.export": "export",
     "keras_resnets.serving": "serving",
 }

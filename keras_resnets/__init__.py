@@ -117,7 +117,7 @@ _HOMES = {
     "WeightsError": "keras_resnets.weights",
     "WeightsWarning": "keras_resnets.models.loading",
 }
-_SUBPACKAGES = ("data", "export", "models", "serving", "training", "weights")
+_SUBPACKAGES = ("data", "export", "models", "serving", "study", "training", "weights")
 
 
 def _constructors() -> dict[str, str]:

@@ -16,6 +16,7 @@ from keras_resnets.cli_evaluate import add_evaluate
 from keras_resnets.cli_export import add_export
 from keras_resnets.cli_launch import add_launch
 from keras_resnets.cli_serve import API_KEY, add_serve
+from keras_resnets.cli_study import add_study
 from keras_resnets.cli_train import add_train
 from keras_resnets.cli_verify import add_verify
 from keras_resnets.cli_weights import add_weights
@@ -32,6 +33,7 @@ _EPILOG = """examples:
   keras-resnets serve digits                  answer requests over HTTP
   keras-resnets bench digits                  measure it: precisions, batches, threads, others
   keras-resnets tune digits                   find what serves best here; serve then uses it
+  keras-resnets study degradation --quick     see plain networks get worse with depth
   keras-resnets doctor                        versions, devices and providers of this machine
 """
 
@@ -104,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_list(commands)
     _add_info(commands)
     add_weights(commands, _command)
-    for add_with in (add_train, add_launch, add_evaluate, add_export, add_verify, add_serve, add_bench, add_tune):
+    for add_with in (add_train, add_launch, add_evaluate, add_export, add_verify, add_serve, add_bench, add_tune, add_study):
         add_with(commands, _command)
     for add in (_add_predict, _add_doctor, _add_demo):
         add(commands)

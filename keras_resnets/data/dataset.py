@@ -105,6 +105,19 @@ class Dataset:
             validation=self.train.take(np.sort(order[:number])),
         )
 
+    def limit(self, number: int) -> Dataset:
+        """Keep `number` training images, the same ones every time; 0 keeps all.
+
+        Raises:
+            DataError: when there are not so many.
+        """
+        if not 0 <= number <= len(self.train):
+            raise DataError(f"{number} training images were asked for, and {self.name} has {len(self.train)}")
+        if number == 0:
+            return self
+        order = np.random.default_rng(0).permutation(len(self.train))
+        return replace(self, train=self.train.take(np.sort(order[:number])))
+
 
 def normalization(images: NDArray[np.uint8]) -> Preprocessing:
     """Preprocessing to mean 0 and standard deviation 1 a channel over these images, to four digits."""

@@ -85,6 +85,7 @@ class Recipe:
         mixup, cutmix: α of the Beta distribution of the mixing weight; 0: off. Both: each for every second pair.
         on_corrupt: what an unreadable training image does: "error", or "skip": another takes its place, and it counts.
         validation: training images held out to choose by; they are not trained on.
+        train_images: how many of the other training images to use, the same ones every time; 0: all.
         sync_batch_norm: batch statistics over all replicas instead of each one's share.
         deterministic: the same bits every time, on the same machine.
         remat: compute activations again in the backward pass instead of keeping them.
@@ -137,6 +138,7 @@ class Recipe:
     cutmix: float = 0.0
     on_corrupt: str = "error"
     validation: int = 0
+    train_images: int = 0
     sync_batch_norm: bool = True
     deterministic: bool = True
     remat: bool = False
@@ -202,7 +204,8 @@ class Recipe:
 
 
 _LOWEST = {
-    "epochs": 1, "batch_size": 1, "image_size": 0, "pad": 0, "validation": 0, "seed": 0, "rate_batch": 0,
+    "epochs": 1, "batch_size": 1, "image_size": 0, "pad": 0, "validation": 0, "train_images": 0, "seed": 0,
+    "rate_batch": 0,
     "patience": 1, "accumulate": 1, "steps_per_execution": 1, "rand_augment": 0, "rand_augment_magnitude": 0,
     "clip_norm": 0, "mixup": 0, "cutmix": 0, "warmup_rate": 0,
 }  # fmt: skip

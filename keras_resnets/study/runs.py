@@ -1,0 +1,50 @@
+"""The trainings that studies are made of: each in a folder of its own, finished, resumed or begun."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from keras_resnets.data import Dataset
+from keras_resnets.extras import extra
+from keras_resnets.training.config import RECIPE, Recipe, read_recipe
+from keras_resnets.training.records import EVALUATION, HISTORY, environment
+from keras_resnets.training.run import train
+
+with extra("tensorflow"):
+    import keras
+    import tensorflow as tf
+
+
+def finished(folder: Path, recipe: Recipe) -> bool:
+    """Whether a folder holds the whole training of a recipe; another recipe's is refused by `train`."""
+    return (folder / EVALUATION).is_file() and (folder / RECIPE).is_file() and read_recipe(folder) == recipe
+
+
+def train_run(recipe: Recipe, folder: Path, data: Dataset, note: str = "", verbose: bool = True, **options: Any) -> Any:
+    """Train, or go on with a training; the model. `note` says on standard error which of many it is."""
+    if verbose:
+        print(f"training {recipe.model}, seed {recipe.seed}" + (f" ({note})" if note else ""), file=sys.stderr)
+    # The networks of a long study would fill the memory: Keras keeps what was built.
+    keras.utils.clear_session()
+    gc.collect()
+    return train(recipe, folder, dataset=data, verbose=verbose, **options)
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's history.json, one an epoch."""
+    rows: list[dict[str, Any]] = json.loads((folder / HISTORY).read_text(encoding="utf-8"))
+    return rows
+
+
+def test_accuracy(folder: Path) -> float:
+    """Of a finished run."""
+    return float(json.loads((folder / EVALUATION).read_text(encoding="utf-8"))["test"]["accuracy"])
+
+
+def this_environment() -> dict[str, Any]:
+    """Versions and devices, for whoever reads the numbers later."""
+    return environment(tf.distribute.get_strategy())

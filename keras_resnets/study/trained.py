@@ -1,0 +1,89 @@
+"""The trained networks that studies look at, with images that they were not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_resnets.data import load_dataset
+from keras_resnets.models import create_model, model_info
+from keras_resnets.models.files import load_model
+from keras_resnets.study.outcome import StudyError
+from keras_resnets.training.config import RECIPE, read_recipe
+from keras_resnets.training.records import MODEL
+
+WEIGHTS = "fashion_mnist"  # tag of the weights that the package brings
+
+
+class Trained(NamedTuple):
+    """A trained classifier and test images.
+
+    Args:
+        name: how tables call it.
+        model: the Keras model.
+        images: float32 [number, height, width, channels], as it takes them.
+        labels: int64 [number].
+    """
+
+    name: str
+    model: Any
+    images: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+    @property
+    def family(self) -> str:
+        """ "plain" or "residual"."""
+        architecture = getattr(self.model, "architecture", None)
+        name = architecture.model if architecture else self.name
+        return "plain" if name.startswith(("plain", "vgg")) else "residual"
+
+
+def trained_network(source: str | Path, images: int = 0, data: str | None = None) -> Trained:
+    """A trained network and the test images of its data.
+
+    Args:
+        source: the folder of a training run, a .keras file, or a name of the registry that has weights of the package
+            ("resnet56").
+        images: test images, spread evenly over all; 0: all.
+        data: name of the data set, where the source does not tell it.
+
+    Raises:
+        StudyError: when there is no such network, or it does not carry its preprocessing.
+        WeightsError, DataError: when weights or images cannot be had.
+    """
+    place = Path(source)
+    recipe = read_recipe(place) if (place / RECIPE).is_file() else None
+    if recipe:
+        if not (place / MODEL).is_file():
+            raise StudyError(f"the training in {place} is not finished: keras-resnets train --out {place} goes on with it")
+        model = load_model(place / MODEL)
+    elif str(source).endswith(".keras"):
+        model = load_model(place)
+    else:
+        model = _from_weights(str(source), data or WEIGHTS)
+    if getattr(model, "preprocessing", None) is None:
+        raise StudyError(f"{source} does not carry its preprocessing: save it with keras_resnets.save_model")
+    split = load_dataset(data or (recipe.data if recipe else WEIGHTS)).test
+    rows = np.arange(len(split)) if not images else np.linspace(0, len(split) - 1, min(images, len(split))).astype(int)
+    taken = split.take(rows)
+    prepared = model.preprocessing([taken.image(row) for row in range(len(taken))])
+    return Trained(recipe.model if recipe else model.name, model, prepared, taken.labels)
+
+
+def _from_weights(name: str, data: str) -> Any:
+    info = model_info(name)
+    return create_model(info.name, weights=data, input_shape=(28, 28, 1), classes=10)
+
+
+def trained_networks(sources: Sequence[str | Path], images: int = 0, data: str | None = None) -> list[Trained]:
+    """Several; two of one name are numbered."""
+    found: list[Trained] = []
+    for source in sources:
+        one = trained_network(source, images, data)
+        same = sum(other.name.partition(" #")[0] == one.name for other in found)
+        found.append(one._replace(name=f"{one.name} #{same + 1}") if same else one)
+    return found
