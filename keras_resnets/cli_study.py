@@ -146,7 +146,7 @@ def _study(options: argparse.Namespace) -> int:
 
     from keras_resnets.training import TrainingStopped
 
-    module = importlib.import_module(f"keras_resnets.study.{options.study}")
+    module = importlib.import_module(f"keras_resnets.study.of_{options.study}")
     settings = dict(module.QUICK) if options.quick else {}
     given = {name: value for name, value in vars(options).items() if name not in _OURS and value is not None}
     if changes := {name: given.pop(name) for name in _RECIPE_OPTIONS if name in given and hasattr(module, "RECIPE")}:

@@ -1,4 +1,4 @@
-"""What this machine lets the process have: processors, and a folder for what can be made again."""
+"""What this machine lets a process have: processors, memory, and a folder for what can be made again."""
 
 from __future__ import annotations
 
@@ -37,3 +37,16 @@ def cache_folder() -> Path:
     }
     usual = folders.get(sys.platform) or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("KERAS_RESNETS_CACHE") or usual).expanduser() / "keras_resnets"
+
+
+def memory_mb(what: str = "VmHWM", process: int | str = "self") -> float:
+    """A process's highest resident size, or the present one (VmRSS), in MB; 0 when it has ended or Linux is not there.
+
+    Not getrusage's, which a process takes over from the one that starts it. (serving/timing.py, which must stand
+    alone, has its own.)
+    """
+    try:
+        lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{what}:")), 0.0)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from keras_resnets.study.outcome import Outcome, StudyError
 
 if TYPE_CHECKING:
-    from keras_resnets.study.degradation import degradation
-    from keras_resnets.study.depth import depth
-    from keras_resnets.study.gradients import gradients
-    from keras_resnets.study.identity import identity
-    from keras_resnets.study.landscape import landscape
-    from keras_resnets.study.lesion import lesion
+    from keras_resnets.study.of_degradation import degradation
+    from keras_resnets.study.of_depth import depth
+    from keras_resnets.study.of_gradients import gradients
+    from keras_resnets.study.of_identity import identity
+    from keras_resnets.study.of_landscape import landscape
+    from keras_resnets.study.of_lesion import lesion
 
 # What each shows.
 STUDIES = {
@@ -28,7 +28,7 @@ STUDIES = {
 
 def __getattr__(name: str) -> Any:
     if name in STUDIES:
-        return getattr(importlib.import_module(f"{__name__}.{name}"), name)
+        return getattr(importlib.import_module(f"{__name__}.of_{name}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,12 @@ with extra("tensorflow"):
     import tensorflow as tf
 
 CHUNK = 500  # images at once
+
+
+def compiled(function: Callable[[Any], Any], like: Any) -> Any:
+    """A function of one tensor as a graph, for any number of rows of a Keras tensor's shape and type."""
+    spec = tf.TensorSpec([None, *like.shape[1:]], like.dtype)
+    return tf.function(function).get_concrete_function(spec)
 
 
 class Block:
@@ -38,10 +45,10 @@ class Block:
         self.whole = keras.Model(self.input, output)
         self.addition = next((layer for layer in inside if isinstance(layer, keras.layers.Add)), None)
         self.removable = tuple(self.input.shape) == tuple(output.shape)
-        self.run = tf.function(lambda x: self.whole(x, training=False), reduce_retracing=True)
+        self.run = compiled(partial(self.whole, training=False), self.input)
 
-    def apart(self) -> Any:
-        """A model from the block's input to (shortcut, residual), and whether a ReLU follows their sum.
+    def apart(self) -> tuple[Callable[[Any], tuple[Any, Any]], bool]:
+        """A function of the block's input that gives (shortcut, residual), and whether a ReLU follows their sum.
 
         Raises:
             StudyError: in a plain network.
@@ -49,7 +56,13 @@ class Block:
         if self.addition is None:
             raise StudyError(f"{self.name} has no shortcut")
         shortcut, residual = self.addition.input
-        return keras.Model(self.input, [shortcut, residual]), self.addition.output is not self.output
+        way = None if shortcut is self.input else keras.Model(self.input, shortcut)
+        branch = keras.Model(self.input, residual)
+
+        def both(x: Any) -> tuple[Any, Any]:
+            return x if way is None else way(x, training=False), branch(x, training=False)
+
+        return both, self.addition.output is not self.output
 
 
 class Blocks:
@@ -73,8 +86,7 @@ class Blocks:
         self.stem = keras.Model(model.input, self.blocks[0].input)
         self.head = keras.Model(self.blocks[-1].output, model.output)
         self._run_stem, self._run_head = (
-            tf.function(lambda x, part=part: part(x, training=False), reduce_retracing=True)
-            for part in (self.stem, self.head)
+            compiled(partial(part, training=False), part.inputs[0]) for part in (self.stem, self.head)
         )
 
     @property

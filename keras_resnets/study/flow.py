@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -36,15 +37,21 @@ class Point(NamedTuple):
 
 
 def block_outputs(model: Any) -> list[Any]:
-    """The layers whose outputs are those of blocks, in order: the zoo's by their names, else all that have weights.
+    """The layers whose outputs are those of blocks, in order.
+
+    The zoo's and those of keras.applications are known by their names; of other models it is the kind of layer with
+    weights that occurs most often, a Transformer's encoder layers say.
 
     Raises:
         StudyError: when the model is not made of layers that follow one another.
     """
     if not isinstance(model, keras.Model) or not getattr(model, "_operations_by_depth", None):
-        raise StudyError(f"{getattr(model, 'name', model)} is no functional Keras model: its layers cannot be looked at")
+        raise StudyError(
+            f"{getattr(model, 'name', model)} is no functional Keras model: its layers cannot be looked at"
+        )
     named = [layer for layer in model.layers if _BLOCK.fullmatch(layer.name)]
-    chosen = named or [layer for layer in model.layers if layer.weights]
+    kinds = Counter(type(layer) for layer in model.layers if layer.weights)
+    chosen = named or [layer for layer in model.layers if kinds and type(layer) is kinds.most_common(1)[0][0]]
     if len(chosen) < 2:
         raise StudyError(f"{model.name} has fewer than two blocks")
     return chosen

@@ -37,10 +37,10 @@ class Kept:
             told = ", ".join(f"{name} {theirs.get(name)!r} (now {self.settings[name]!r})" for name in different)
             raise StudyError(f"{file.parent} holds measurements of other settings, {told}: choose another folder")
 
-    def get(self, name: str, measure: Callable[[], Any]) -> Any:
-        """The measurement of this name; `measure` makes it, as JSON types, when it is not there yet."""
+    def get(self, name: str, measure: Callable[..., Any], *arguments: Any) -> Any:
+        """The measurement of this name; `measure(*arguments)` makes it, as JSON types, when it is not there yet."""
         if name not in self._values:
-            self.put(name, measure())
+            self.put(name, measure(*arguments))
         return self._values[name]
 
     def put(self, name: str, value: Any) -> None:

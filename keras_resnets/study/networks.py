@@ -57,7 +57,10 @@ def without_batch_norm(model: Any) -> Any:
             return keras.layers.Identity(name=layer.name, dtype=layer.dtype_policy)
         return layer.__class__.from_config(layer.get_config())
 
-    copy = keras.models.clone_model(model, clone_function=replace)
+    def call(layer: Any, *inputs: Any, mask: Any = None, **options: Any) -> Any:  # batch norm takes a mask
+        return layer(*inputs, **options)
+
+    copy = keras.models.clone_model(model, clone_function=replace, call_function=call)
     for layer in copy.layers:
         if layer.weights:
             layer.set_weights(model.get_layer(layer.name).get_weights())
@@ -79,8 +82,7 @@ def any_network(source: str, arguments: dict[str, Any] | None = None) -> Any:
         arguments: of the constructor or the function.
 
     Raises:
-        StudyError: when it is none of these.
-        ValueError: when the arguments cannot be meant.
+        StudyError: when it is none of these, or does not take the arguments.
     """
     arguments = arguments or {}
     if source.lower() in REGISTRY:
@@ -89,7 +91,11 @@ def any_network(source: str, arguments: dict[str, Any] | None = None) -> Any:
         if not Path(source).is_file():
             raise StudyError(f"{source} does not exist")
         return load_model(source)
-    made = _function(source)(**arguments)
+    function = _function(source)
+    try:
+        made = function(**arguments)
+    except (TypeError, ValueError) as error:
+        raise StudyError(f"{source} does not take the arguments {arguments}: {error}") from error
     if not isinstance(made, keras.Model):
         raise StudyError(f"{source} returned {type(made).__name__}, not a Keras model")
     return made

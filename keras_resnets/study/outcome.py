@@ -108,4 +108,4 @@ def _line(cells: Sequence[str]) -> str:
 def _drawing(study: str) -> Any:
     import importlib
 
-    return importlib.import_module(f"keras_resnets.study.{study}").draw
+    return importlib.import_module(f"keras_resnets.study.of_{study}").draw

@@ -10,6 +10,7 @@ from typing import Any
 
 from keras_resnets.data import Dataset
 from keras_resnets.extras import extra
+from keras_resnets.study.outcome import StudyError
 from keras_resnets.training.config import RECIPE, Recipe, read_recipe
 from keras_resnets.training.records import EVALUATION, HISTORY, environment
 from keras_resnets.training.run import train
@@ -20,8 +21,18 @@ with extra("tensorflow"):
 
 
 def finished(folder: Path, recipe: Recipe) -> bool:
-    """Whether a folder holds the whole training of a recipe; another recipe's is refused by `train`."""
-    return (folder / EVALUATION).is_file() and (folder / RECIPE).is_file() and read_recipe(folder) == recipe
+    """Whether a folder holds the whole training of a recipe.
+
+    Raises:
+        StudyError: when it is that of another recipe; one that is not finished is refused by `train`.
+    """
+    if not (folder / EVALUATION).is_file() or not (folder / RECIPE).is_file():
+        return False
+    theirs, ours = read_recipe(folder).to_dict(), recipe.to_dict()
+    if different := [name for name in ours if theirs[name] != ours[name]]:
+        told = ", ".join(f"{name} {theirs[name]!r} (now {ours[name]!r})" for name in different)
+        raise StudyError(f"{folder} holds a training with {told}: choose another folder for the study")
+    return True
 
 
 def train_run(recipe: Recipe, folder: Path, data: Dataset, note: str = "", verbose: bool = True, **options: Any) -> Any:

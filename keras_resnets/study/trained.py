@@ -59,7 +59,9 @@ def trained_network(source: str | Path, images: int = 0, data: str | None = None
     recipe = read_recipe(place) if (place / RECIPE).is_file() else None
     if recipe:
         if not (place / MODEL).is_file():
-            raise StudyError(f"the training in {place} is not finished: keras-resnets train --out {place} goes on with it")
+            raise StudyError(
+                f"the training in {place} is not finished: keras-resnets train --out {place} goes on with it"
+            )
         model = load_model(place / MODEL)
     elif str(source).endswith(".keras"):
         model = load_model(place)

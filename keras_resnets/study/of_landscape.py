@@ -92,7 +92,7 @@ def _grid(one: Trained, kept: Kept, points: int, radius: float, seed: int, verbo
         surface = Surface(one, seed)
         rows = []
         for number, a in enumerate(steps):
-            rows.append(kept.get(f"row {number}", lambda a=a: [surface.loss(a, b) for b in steps]))  # type: ignore[misc]
+            rows.append(kept.get(f"row {number}", surface.row, a, steps))
             advance()
         surface.restore()
     return rows
@@ -128,6 +128,10 @@ class Surface:
         value = float(self._mean_loss())
         return min(value, _HIGHEST) if math.isfinite(value) else _HIGHEST
 
+    def row(self, a: float, steps: Sequence[float]) -> list[float]:
+        """The losses at `a` times the first direction."""
+        return [self.loss(a, b) for b in steps]
+
     def restore(self) -> None:
         """Give the network its own weights again."""
         for variable, start in zip(self.variables, self.start, strict=True):
@@ -155,7 +159,11 @@ def _numbers(one: dict[str, Any], radius: float) -> tuple[float, float, float]:
     steps = np.linspace(-radius, radius, len(loss))
     distances = np.hypot(*np.meshgrid(steps, steps))
     outside = distances[loss >= guessing]
-    return float(loss[middle, middle]), float((loss < guessing).mean()), float(outside.min(initial=radius * math.sqrt(2)))
+    return (
+        float(loss[middle, middle]),
+        float((loss < guessing).mean()),
+        float(outside.min(initial=radius * math.sqrt(2))),
+    )
 
 
 def _row(one: dict[str, Any], radius: float) -> dict[str, Any]:

@@ -10,9 +10,10 @@ import math
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from keras_resnets.extras import extra
 from keras_resnets.study.blocks import Blocks
@@ -22,12 +23,22 @@ from keras_resnets.study.runs import this_environment
 from keras_resnets.study.trained import Trained, trained_networks
 
 with extra("tensorflow"):
+    import keras
     import tensorflow as tf
 
 NETWORKS = ("plainnet56", "resnet56")
 COUNTS = (1, 2, 3, 4, 6, 8, 10, 12)  # blocks that are left out together, or pairs that are exchanged
 QUICK = {"images": 500, "draws": 1, "counts": (2, 4, 8), "path_images": 32, "path_draws": 2}
 TOLERABLE = 5.0  # points of accuracy
+_SEVERAL, _EXCHANGED = "several", "exchanged"  # names of measurements, before a number
+
+
+class _Plan(NamedTuple):
+    draws: int
+    counts: tuple[int, ...]
+    path_images: int
+    path_draws: int
+    seed: int
 
 
 def lesion(
@@ -67,11 +78,11 @@ def lesion(
     folder = Path(folder)
     if draws < 1 or min(counts, default=0) < 1:
         raise StudyError("draws and counts must be at least 1")
-    found = []
+    found, plan = [], _Plan(draws, tuple(counts), path_images, path_draws, seed)
     for one in trained_networks(networks, images, data):
         settings = {"images": len(one.images), "seed": seed, "network": one.name}
         kept = Kept(folder / f"{one.name}.json".replace(" ", ""), settings)
-        found.append(_examine(one, kept, draws, counts, path_images, path_draws, seed, verbose))
+        found.append(_examine(one, kept, plan, verbose))
     outcome = Outcome(
         "lesion",
         f"Trained networks without some of their blocks, {found[0]['images']:,} test images",
@@ -88,57 +99,60 @@ def lesion(
     return outcome
 
 
-def _examine(
-    one: Trained, kept: Kept, draws: int, counts: Sequence[int], path_images: int, path_draws: int, seed: int, verbose: bool
-) -> dict[str, Any]:
+def _examine(one: Trained, kept: Kept, plan: _Plan, verbose: bool) -> dict[str, Any]:
     """All that is measured of one network."""
+    draws, counts, path_images, path_draws, seed = plan
     blocks = Blocks(one.model)
     whole = list(range(len(blocks.blocks)))
-    singly = [[n for n in whole if n != gone] for gone in blocks.removable]
-    random = np.random.default_rng(seed)
-    several = {
-        count: [_without(blocks, count, random) for _ in range(draws)]
-        for count in counts
-        if count <= len(blocks.removable)
-    }
-    exchanged = {count: [_exchanged(blocks, count, random) for _ in range(draws)] for count in counts}
-    paths = path_draws and blocks.blocks[0].addition is not None
-    with progress(one.name, 3 + len(counts) + (len(whole) if paths else 0), verbose) as advance:
-
-        def accuracy(name: str, orders: Sequence[Sequence[int]]) -> list[float]:
-            values = kept.get(name, lambda: _percent(blocks, one, orders))
+    lesions = _lesions(blocks, draws, counts, np.random.default_rng(seed))
+    lengths = [] if blocks.blocks[0].addition is None or not path_draws else [number + 1 for number in whole]
+    with progress(one.name, len(lesions) + len(lengths), verbose) as advance:
+        accuracies = {}
+        for name, orders in lesions.items():
+            accuracies[name] = kept.get(name, _percent, blocks, one, orders)
             advance()
-            return list(values)
+        way = PathGradients(blocks, one.images[:path_images], one.labels[:path_images]) if lengths else None
+        paths = []
+        for length in lengths:
+            assert way is not None
+            name = f"paths of {length}, {path_draws} draws, {path_images} images"
+            paths.append(kept.get(name, way.mean, length, path_draws, seed))
+            advance()
+    exchanged = [
+        {"tau": kendall(order), "accuracy": accuracy}
+        for name, orders in lesions.items()
+        if name.startswith(_EXCHANGED)
+        for order, accuracy in zip(orders, accuracies[name], strict=True)
+    ]
+    return {
+        "network": one.name,
+        "family": one.family,
+        "images": len(one.images),
+        "chance": 100.0 / one.model.output_shape[-1],
+        "blocks": [block.name for block in blocks.blocks],
+        "removable": blocks.removable,
+        "whole": accuracies["whole"][0],
+        "without_one": accuracies["without one"],
+        "without_several": {
+            name.split()[1].rstrip(","): values for name, values in accuracies.items() if name.startswith(_SEVERAL)
+        },
+        "exchanged": exchanged,
+        "paths": paths,
+    }
 
-        result = {
-            "network": one.name,
-            "family": one.family,
-            "images": len(one.images),
-            "chance": 100.0 / one.model.output_shape[-1],
-            "blocks": [block.name for block in blocks.blocks],
-            "removable": blocks.removable,
-            "whole": accuracy("whole", [whole])[0],
-            "without_one": accuracy("without one", singly),
-            "without_several": {
-                str(count): accuracy(f"without {count}, {draws} draws", orders) for count, orders in several.items()
-            },
-            "exchanged": [
-                {"tau": kendall(order), "accuracy": value}
-                for count, orders in exchanged.items()
-                for order, value in zip(
-                    orders, kept.get(f"{count} exchanged, {draws} draws", lambda o=orders: _percent(blocks, one, o)),  # type: ignore[misc]
-                    strict=True,
-                )
-            ],
-        }  # fmt: skip
-        if paths:
-            way = PathGradients(blocks, one.images[:path_images], one.labels[:path_images])
-            result["paths"] = []
-            for length in range(1, len(whole) + 1):
-                name = f"paths of {length}, {path_draws} draws, {path_images} images"
-                result["paths"].append(kept.get(name, lambda n=length: way.mean(n, path_draws, seed)))  # type: ignore[misc]
-                advance()
-    return result
+
+def _lesions(
+    blocks: Blocks, draws: int, counts: Sequence[int], random: np.random.Generator
+) -> dict[str, list[list[int]]]:
+    """By name, the orders of blocks whose accuracies are measured together."""
+    whole = list(range(len(blocks.blocks)))
+    found = {"whole": [whole], "without one": [[n for n in whole if n != gone] for gone in blocks.removable]}
+    for count in counts:
+        if count <= len(blocks.removable):
+            found[f"{_SEVERAL} {count}, {draws} draws"] = [_without(blocks, count, random) for _ in range(draws)]
+    for count in counts:
+        found[f"{_EXCHANGED} {count}, {draws} draws"] = [_exchanged(blocks, count, random) for _ in range(draws)]
+    return found
 
 
 def _percent(blocks: Blocks, one: Trained, orders: Sequence[Sequence[int]]) -> list[float]:
@@ -184,31 +198,35 @@ class PathGradients:
         start = blocks.stem(tf.constant(images), training=False)
         truth = tf.constant(labels)
 
-        def norm(chosen: Any) -> Any:
+        def gradient(chosen: Any) -> Any:
             with tf.GradientTape() as tape:
                 tape.watch(start)
                 x = start
                 for number, (part, rectified) in enumerate(parts):
-                    shortcut, residual = part(x, training=False)
+                    shortcut, residual = part(x)
                     on = chosen[number]
-                    x = on * (tf.stop_gradient(shortcut) + residual) + (1 - on) * (shortcut + tf.stop_gradient(residual))
+                    through_branch = tf.stop_gradient(shortcut) + residual
+                    through_shortcut = shortcut + tf.stop_gradient(residual)
+                    x = on * through_branch + (1 - on) * through_shortcut
                     x = tf.nn.relu(x) if rectified else x
                 scores = blocks.head(x, training=False)
-                loss = tf.reduce_sum(tf.keras.losses.sparse_categorical_crossentropy(truth, scores))
-            gradient = tape.gradient(loss, start)
-            return tf.reduce_mean(tf.norm(tf.reshape(gradient, [len(images), -1]), axis=1))
+                loss = tf.reduce_sum(keras.losses.sparse_categorical_crossentropy(truth, scores))
+            return tape.gradient(loss, start)
 
-        self._norm = tf.function(norm)
+        spec = tf.TensorSpec([self.count], start.dtype)
+        self._gradient = tf.function(gradient).get_concrete_function(spec)
+
+    def gradient(self, chosen: Sequence[int]) -> NDArray[np.float32]:
+        """∂L/∂h of the loss of each image at the first block's input, on the path through these branches."""
+        switches = np.zeros(self.count, np.float32)
+        switches[list(chosen)] = 1
+        return np.asarray(self._gradient(tf.constant(switches)))
 
     def mean(self, length: int, draws: int, seed: int) -> float:
-        """Mean over images and random paths of ‖∂L/∂h‖ at the first block's input, of paths of one length."""
+        """Mean over images and random paths of one length of ‖∂L/∂h‖ at the first block's input."""
         random = np.random.default_rng([seed, length])
-        values = []
-        for _ in range(draws):
-            chosen = np.zeros(self.count, np.float32)
-            chosen[random.choice(self.count, length, replace=False)] = 1
-            values.append(float(self._norm(tf.constant(chosen))))
-        return float(np.mean(values))
+        paths = [self.gradient(random.choice(self.count, length, replace=False).tolist()) for _ in range(draws)]
+        return float(np.mean([np.linalg.norm(path.reshape(len(path), -1), axis=1) for path in paths]))
 
 
 def path_weights(paths: Sequence[float]) -> list[float]:
@@ -279,6 +297,8 @@ def draw(outcome: Outcome, file: Path) -> None:
     for axis in axes.flat:
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8)
+    for axis in (axes[0, 0], axes[0, 1], axes[1, 1]):
+        axis.xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(outcome.title)
     write(figure, file)
 

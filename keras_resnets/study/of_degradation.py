@@ -6,7 +6,7 @@ plain one is worse on its own training images, it is not overfitting that spoils
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ import numpy as np
 from keras_resnets.data import Dataset, load_dataset
 from keras_resnets.models import REGISTRY
 from keras_resnets.study.outcome import Outcome, StudyError
-from keras_resnets.study.runs import finished, history, test_accuracy, train_run, this_environment
+from keras_resnets.study.runs import finished, history, test_accuracy, this_environment, train_run
 from keras_resnets.training.config import Recipe
 
 FAMILIES = {"plain": "plainnet", "residual": "resnet"}
@@ -242,5 +242,3 @@ def _band(axis: Any, curves: Sequence[Sequence[float]], colour: Any, label: str 
     epochs = np.arange(1, together.shape[1] + 1)
     axis.plot(epochs, np.median(together, 0), style, color=colour, label=label, linewidth=1.6)
     axis.fill_between(epochs, together.min(0), together.max(0), color=colour, alpha=0.2, linewidth=0)
-
-

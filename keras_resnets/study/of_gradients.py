@@ -37,7 +37,7 @@ QUICK: dict[str, Any] = {
     "depths": (20, 32, 44, 56), "seeds": (0,), "batch": 16,
     "recipe": replace(RECIPE, epochs=1, train_images=1_000, warmup_epochs=0),
 }  # fmt: skip
-_TRAINED_DEPTH = 56  # at most, of the networks that are watched while they train
+_TRAINED_DEPTHS = (20, 32, 44, 56)  # of networks that are watched while they train: the deepest of these that is asked
 
 
 class Setting(NamedTuple):
@@ -109,7 +109,8 @@ def gradients(
     data = dataset or load_dataset(recipe.data)
     kept = Kept(folder / "measured.json", {"data": data.name, "batch": batch, "dtype": dtype})
     profiles = _new_networks(kept, data, depths, seeds, batch, dtype, verbose)
-    trained = _while_training(folder, data, min(max(depths), _TRAINED_DEPTH), batch, recipe, verbose)
+    deepest = max((depth for depth in _TRAINED_DEPTHS if depth <= max(depths)), default=_TRAINED_DEPTHS[0])
+    trained = _while_training(folder, data, deepest, batch, recipe, verbose)
     outcome = _outcome(profiles, trained, data, recipe, batch, dtype)
     outcome.save(folder)
     return outcome
@@ -134,10 +135,8 @@ def _new_networks(
     found = []
     with progress("new networks", len(plan), verbose) as advance:
         for setting, family, depth, seed in plan:
-            points = kept.get(
-                f"{setting.name}, {family}, {depth}, seed {seed}",
-                lambda of=(setting, family, depth, seed): _measure(*of, data, batch, dtype),  # type: ignore[misc]
-            )
+            name = f"{setting.name}, {family}, {depth}, seed {seed}"
+            points = kept.get(name, _measure, setting, family, depth, seed, data, batch, dtype)
             key = {"setting": setting.name, "family": family, "depth": depth, "seed": seed}
             found.append({**key, "gradients": [point[1] for point in points], "blocks": [point[0] for point in points]})
             advance()
@@ -277,13 +276,15 @@ def _finding(setting: Setting, fits: Sequence[dict[str, Any]]) -> str:
         for family in ("plain", "residual")
     )
     times = abs(plain["slope"] / residual["slope"])
-    how = f"{times:.1f} times the residual one's" if times > 1 else f"{1 / times:.1f} times less than the residual one's"
-    law = plain["law"]
+    how = f"{times:.1f} times as steep as the residual one's" if times > 1 else "flatter than the residual one's"
     return (
-        f"{setting.name}: the plain network's gradient {'grows' if plain['slope'] > 0 else 'falls'} by "
-        f"{abs(plain['slope']):.3f} decades a layer towards the first block (R² {plain['r2']:.3f}; the product law says "
-        f"{law:+.3f}), {how} ({residual['slope']:+.3f})"
+        f"{setting.name}: towards the first block the plain network's gradient {_goes(plain['slope'])} (R² "
+        f"{plain['r2']:.3f}; the product law says {plain['law']:+.3f}), {how} ({residual['slope']:+.3f})"
     )
+
+
+def _goes(slope: float, what: str = "layer") -> str:
+    return f"{'grows' if slope > 0 else 'falls'} by {abs(slope):.3f} decades a {what}"
 
 
 def _trained_finding(family: str, trained: Sequence[dict[str, Any]]) -> str:
@@ -312,7 +313,7 @@ def _of_one(
     profiles = []
     with progress(source, len(seeds), verbose) as advance:
         for seed in seeds:
-            points = kept.get(f"seed {seed}", lambda seed=seed: measure(seed))  # type: ignore[misc]
+            points = kept.get(f"seed {seed}", measure, seed)
             profiles.append({"seed": seed, "blocks": [p[0] for p in points], "gradients": [p[1] for p in points]})
             advance()
     outcome = _outcome_of_one(source, profiles, {**settings, "seeds": list(seeds)})
@@ -338,8 +339,8 @@ def _outcome_of_one(source: str, profiles: list[dict[str, Any]], settings: dict[
         for i, name in enumerate(profiles[0]["blocks"])
     ]
     finding = (
-        f"{source}: the gradient at {rows[0]['block']} is {ratio:.3g} times that at {rows[-1]['block']}; "
-        f"{-slope:+.3f} decades a block towards the first (R² {r2:.3f})"
+        f"{source}: the gradient at {rows[0]['block']} is {ratio:.3g} times that at {rows[-1]['block']}; towards the "
+        f"first block it {_goes(-slope, 'block')} (R² {r2:.3f})"
     )
     title = f"‖∂L/∂h‖ at each block of {source}, new, {settings['dtype']}"
     return Outcome("gradients", title, settings, [finding], rows, {"profiles": profiles}, this_environment())

@@ -17,7 +17,7 @@ import numpy as np
 from keras_resnets.extras import extra
 from keras_resnets.models import create_model
 from keras_resnets.models.layers import allow_depth
-from keras_resnets.study.blocks import CHUNK, Blocks
+from keras_resnets.study.blocks import CHUNK, Blocks, compiled
 from keras_resnets.study.kept import Kept, progress
 from keras_resnets.study.outcome import Outcome, StudyError
 from keras_resnets.study.runs import this_environment
@@ -65,14 +65,7 @@ def identity(
     with progress("networks", len(chosen), verbose) as advance:
         for one in chosen:
             kept = Kept(folder / f"{one.name}.json".replace(" ", ""), {"images": len(one.images), "network": one.name})
-            found.append(
-                {
-                    "network": one.name, "family": one.family,
-                    "layers": kept.get("layers", lambda one=one: layer_responses(one.model, one.images)),  # type: ignore[misc]
-                    "blocks": kept.get("blocks", lambda one=one: residual_shares(one)) or None,  # type: ignore[misc]
-                    "deeper": kept.get(f"as {deeper}", lambda one=one: _as_deeper(one, deeper)),  # type: ignore[misc]
-                }  # fmt: skip
-            )
+            found.append(_examine(one, kept, deeper))
             advance()
     outcome = Outcome(
         "identity",
@@ -87,6 +80,16 @@ def identity(
     return outcome
 
 
+def _examine(one: Trained, kept: Kept, deeper: str) -> dict[str, Any]:
+    return {
+        "network": one.name,
+        "family": one.family,
+        "layers": kept.get("layers", layer_responses, one.model, one.images),
+        "blocks": kept.get("blocks", residual_shares, one) or None,
+        "deeper": kept.get(f"as {deeper}", _as_deeper, one, deeper),
+    }
+
+
 def layer_responses(model: Any, images: Any) -> list[dict[str, Any]]:
     """Standard deviation of what each convolution of the blocks gives, behind its batch norm and before the
     nonlinearity and the addition, as in Figure 7.
@@ -95,14 +98,19 @@ def layer_responses(model: Any, images: Any) -> list[dict[str, Any]]:
         StudyError: when no batch norm follows the convolutions, as in pre-activation networks.
     """
     norms = [
-        layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization) and _BLOCK.match(layer.name)
+        layer
+        for layer in model.layers
+        if isinstance(layer, keras.layers.BatchNormalization) and _BLOCK.match(layer.name)
     ]
     if not norms or any("preact" in layer.name for layer in norms):
-        raise StudyError(f"{model.name} has no batch norm behind each convolution: Figure 7 is of original residual nets")
+        raise StudyError(
+            f"{model.name} has no batch norm behind each convolution: Figure 7 is of original residual nets"
+        )
     allow_depth(len(model.layers))
     taps = keras.Model(model.input, [layer.output for layer in norms])
-    run = tf.function(lambda x: [_moments(value) for value in taps(x, training=False)], reduce_retracing=True)
-    sums = sum(np.asarray(run(tf.constant(images[i : i + CHUNK])), np.float64) for i in range(0, len(images), CHUNK))
+    run = compiled(lambda x: [_moments(value) for value in taps(x, training=False)], model.inputs[0])
+    parts = [np.asarray(run(tf.constant(images[i : i + CHUNK]))) for i in range(0, len(images), CHUNK)]
+    sums = np.sum(parts, 0)
     means, squares = sums[:, 0] / sums[:, 2], sums[:, 1] / sums[:, 2]
     deviations = np.sqrt(squares - means**2)
     return [{"layer": layer.name, "std": float(std)} for layer, std in zip(norms, deviations, strict=True)]
@@ -120,7 +128,7 @@ def residual_shares(one: Trained) -> list[dict[str, Any]]:
     if blocks.blocks[0].addition is None:
         return []
     sums = np.zeros((len(blocks.blocks), 2))
-    parts = [tf.function(lambda x, part=block.apart()[0]: part(x, training=False)) for block in blocks.blocks]
+    parts = [compiled(block.apart()[0], block.input) for block in blocks.blocks]
     for first in range(0, len(one.images), CHUNK):
         for number, value in enumerate(blocks.before_each(one.images[first : first + CHUNK])[:-1]):
             shortcut, residual = (np.asarray(tensor, np.float64) for tensor in parts[number](value))
@@ -149,10 +157,15 @@ def deepened(model: Any, deeper: str) -> Any:
     for layer in made.layers:
         if layer.weights and layer.name in ours:
             _copy(ours[layer.name], layer)
-    empty = {match.group(1, 2) for layer in made.layers if layer.name not in ours and (match := _BLOCK.match(layer.name))}
-    for layer in made.layers:
-        if isinstance(layer, keras.layers.Add) and (match := _BLOCK.match(layer.name)) and match.group(1, 2) in empty:
-            _silence(layer)
+    empty = {
+        match.group(1, 2) for layer in made.layers if layer.name not in ours and (match := _BLOCK.match(layer.name))
+    }
+    additions = [layer for layer in made.layers if isinstance(layer, keras.layers.Add)]
+    further = [layer for layer in additions if (match := _BLOCK.match(layer.name)) and match.group(1, 2) in empty]
+    if len(further) < len(empty):
+        raise StudyError(f"{deeper} has blocks without a shortcut, which cannot be the identity")
+    for addition in further:
+        _silence(addition)
     return made
 
 
@@ -214,7 +227,9 @@ def _findings(found: Sequence[dict[str, Any]], deeper: str) -> list[str]:
     for one in found:
         if one["blocks"]:
             share = float(np.median([block["share"] for block in one["blocks"]]))
-            sentences.append(f"{one['network']}: a block that keeps the shape adds {100 * share:.0f}% of its input (median)")
+            sentences.append(
+                f"{one['network']}: a block that keeps the shape adds {100 * share:.0f}% of its input (median)"
+            )
         if (pair := one["deeper"]) and one["network"].partition(" ")[0] != deeper:
             sentences.append(
                 f"{one['network']} as {deeper}, its further blocks empty: {pair['accuracy']:.2f}% and "
