@@ -63,10 +63,11 @@ def _add_convert(actions: Any, command: Callable[..., argparse.ArgumentParser]) 
 
 
 def _find(name: str) -> Any:
-    from keras_resnets.weights import IMAGENET, find_weights
+    from keras_resnets.weights import IMAGENET, find_weights, list_weights
 
     model, _, tag = name.partition(".")
-    return find_weights(model, tag or IMAGENET)
+    best = next(iter(list_weights(model)), None)
+    return find_weights(model, tag or (best.tag if best else IMAGENET))
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -87,7 +88,7 @@ def _list(options: argparse.Namespace) -> int:
 
 def _info(options: argparse.Namespace) -> int:
     from keras_resnets.models.tables import results
-    from keras_resnets.weights import cached
+    from keras_resnets.weights import IMAGENET, cached
 
     record = _find(options.weights)
     try:
@@ -99,13 +100,15 @@ def _info(options: argparse.Namespace) -> int:
         "model": record.model + (f', variant "{record.variant}"' if record.variant else ""),
         "top-1 / top-5": f"{results(record)} (see {record.page})",
         "recipe": record.recipe,
-        "licence": f"{record.license}; the terms of ImageNet itself (non-commercial) may apply beside it",
-        "input": f"{preprocessing.size[0]}×{preprocessing.size[1]} of {preprocessing.resize}, "
-        f"{preprocessing.interpolation}, mean {preprocessing.mean}, std {preprocessing.std}"
+        "licence": record.license
+        + ("; the terms of ImageNet itself (non-commercial) may apply beside it" if record.labels == IMAGENET else ""),
+        "input": f"{preprocessing.size[0]}×{preprocessing.size[1]}×{preprocessing.channels}"
+        + (f" of {preprocessing.resize}, {preprocessing.interpolation}" if preprocessing.resize else "")
+        + f", mean {preprocessing.mean}, std {preprocessing.std}"
         + (", blue first" if preprocessing.bgr else ""),
         "file": f"{record.repository}/{record.file}" + (f" at {record.revision}" if record.revision else ""),
         "hash": record.hash or "the SHA-256 that the hub gives at download, and ours of the first one",
-        "in the cache": str(path or "no"),
+        "in the package" if record.source == "package" else "in the cache": str(path or "no"),
     }
     print(record.name)
     for name, value in rows.items():

@@ -26,6 +26,11 @@ def imagenet() -> tuple[str, ...]:
     return tuple(line.partition("\t")[2] for line in lines)
 
 
+def of(labels: str) -> tuple[str, ...]:
+    """The class names that weights of the ledger call by "imagenet" or "fashion_mnist"."""
+    return {"imagenet": imagenet, "fashion_mnist": lambda: FASHION_MNIST}[labels]()
+
+
 class Prediction(NamedTuple):
     """One class of a top-k list: its name, its index in the output and its probability."""
 

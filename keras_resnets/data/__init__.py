@@ -9,7 +9,7 @@ from dataclasses import replace
 from keras_resnets.data.cifar import load_cifar10, load_cifar100
 from keras_resnets.data.dataset import DataError, Dataset, Samples, Split
 from keras_resnets.data.digits import load_digits
-from keras_resnets.data.fashion_mnist import load_fashion_mnist
+from keras_resnets.data.fashion_mnist import load_fashion_mnist, load_fashion_mnist_sample
 from keras_resnets.data.folder import load_folder
 from keras_resnets.data.mnist import load_mnist, load_mnist_subset
 from keras_resnets.data.tfrecords import load_imagenet, load_tfds
@@ -19,6 +19,7 @@ LOADERS: dict[str, Callable[[], Dataset]] = {
     "mnist_subset": load_mnist_subset,
     "mnist": load_mnist,
     "fashion_mnist": load_fashion_mnist,
+    "fashion_mnist_sample": load_fashion_mnist_sample,
     "cifar10": load_cifar10,
     "cifar100": load_cifar100,
 }
@@ -71,6 +72,7 @@ __all__ = [
     "load_dataset",
     "load_digits",
     "load_fashion_mnist",
+    "load_fashion_mnist_sample",
     "load_folder",
     "load_imagenet",
     "load_mnist",

@@ -92,10 +92,10 @@ class Dataset:
         Raises:
             DataError: when that leaves no images to train on, or some are held out already.
         """
-        if not 0 <= number < len(self.train):
-            raise DataError(f"cannot hold out {number} of the {len(self.train)} training images of {self.name}")
         if number == 0:
             return self
+        if not 0 < number < len(self.train):
+            raise DataError(f"cannot hold out {number} of the {len(self.train)} training images of {self.name}")
         if self.validation is not None:
             raise DataError(f"{self.name} has images held out already")
         order = np.random.default_rng(0).permutation(len(self.train))

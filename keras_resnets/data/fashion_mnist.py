@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from keras_resnets.data.dataset import Dataset, normalization
+import numpy as np
+
+from keras_resnets.data.dataset import Dataset, Split, normalization
 from keras_resnets.data.idx import read_idx, read_mnist_like
 from keras_resnets.data.keras_datasets import from_keras
 from keras_resnets.labels import FASHION_MNIST
+from keras_resnets.preprocessing import Preprocessing
 
+# Mean and standard deviation of the 60,000 training images, which is what `normalization` finds.
+PREPROCESSING = Preprocessing(size=(28, 28), channels=1, scale=1 / 255, mean=(0.286,), std=(0.353,))
+_SAMPLE = Path(__file__).parent / "fashion_mnist_sample"
 # Where Debian's package dataset-fashion-mnist puts the files.
 _SYSTEM = Path("/usr/share/datasets/fashion-mnist")
 
-__all__ = ["load_fashion_mnist", "read_idx"]
+__all__ = ["PREPROCESSING", "load_fashion_mnist", "load_fashion_mnist_sample", "read_idx"]
 
 
 def load_fashion_mnist(folder: str | Path | None = None) -> Dataset:
@@ -36,3 +42,17 @@ def load_fashion_mnist(folder: str | Path | None = None) -> Dataset:
             "four idx.gz files",
         )
     return Dataset("fashion_mnist", train, test, FASHION_MNIST, normalization(train.images))
+
+
+def load_fashion_mnist_sample() -> Dataset:
+    """1,000 of the test images, the first 100 of each class, which come with the package; no training images.
+
+    MIT licence, see fashion_mnist_sample/LICENSE.
+
+    Raises:
+        DataError: naming the file that is missing or corrupt.
+    """
+    images = read_idx(_SAMPLE / "images-idx3-ubyte.gz")[..., np.newaxis]
+    labels = read_idx(_SAMPLE / "labels-idx1-ubyte.gz").astype(np.int64)
+    none = Split(images[:0], labels[:0])
+    return Dataset("fashion_mnist_sample", none, Split(images, labels), FASHION_MNIST, PREPROCESSING)

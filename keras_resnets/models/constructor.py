@@ -21,12 +21,12 @@ _DOC = """{title}
 
     Args:
         include_top: with the classifier; without it the output is the last feature map, or see `pooling`.
-        weights: None (random), a record or tag of `keras_resnets.list_weights({name!r})` ("imagenet" is the best
-            one), or the path of a `.safetensors`, `.weights.h5`, `.h5` or `.keras` file of the same network. They bring
-            the model's `preprocessing` and `labels` along. What cannot fit (another number of classes,
-            channels or pixels) stays random, and a WeightsWarning says so.
+        weights: None (random), a record or tag of `keras_resnets.list_weights({name!r})`{best}, or the path of a
+            `.safetensors`, `.weights.h5`, `.h5` or `.keras` file of the same network. They bring the model's
+            `preprocessing` and `labels` along. What cannot fit (another number of classes, channels or pixels) stays
+            random, and a WeightsWarning says so.
         input_tensor: a Keras tensor [batch, height, width, channels] to build on.
-        input_shape: (height, width, channels), None for a side of any size. Default {shape}.
+        input_shape: (height, width, channels), None for a side of any size. Default {shape}, or that of `weights`.
         pooling: without the top: None for the {features}, "avg" or "max" for a vector [batch, features]{of}.
         classes: number of classes.
         classifier_activation: activation of the classifier; None gives logits.
@@ -101,6 +101,9 @@ def constructor(
             warn_of_unknown_variant(source, model, options["variant"])
         if "variant" in chosen and chosen["variant"] is None:
             chosen["variant"] = (source and source.variant) or options["variant"]
+        if source and source.record and input_shape is None and input_tensor is None:
+            seen = source.record.preprocessing
+            input_shape = (*seen.size, seen.channels)
         face = Face(include_top, input_tensor, input_shape, pooling, classes, classifier_activation, name)
         with variables_at_the_end():
             made = build(table[model], face, **chosen)
@@ -142,6 +145,7 @@ def _document(info: ModelInfo) -> str:
     return _DOC.format(
         title=f"{info.constructor}: {info.paper}.",
         name=info.name,
+        best=' ("imagenet" is the best one)' if info.classes == 1000 else "",
         numbers=f"{info.parameters:,} parameters, {info.multiply_adds / 1e9:.3g} billion multiply-adds.",
         shape=info.input_shape,
         options="\n".join(f"        {key}: {text}." for key, text in info.options),

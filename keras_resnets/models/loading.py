@@ -228,7 +228,7 @@ def load_source(model: Any, source: Source) -> None:
 def _told(source: Source) -> tuple[Preprocessing | None, tuple[str, ...] | None]:
     """The preprocessing and class names that belong to weights, where these are known."""
     if source.record:
-        return source.record.preprocessing, names.imagenet() if source.record.labels == "imagenet" else None
+        return source.record.preprocessing, names.of(source.record.labels)
     told = _card_of(source.path) if source.path.suffix != ".h5" else None
     return (told.preprocessing, told.labels) if told else (None, None)
 

@@ -17,6 +17,7 @@ from keras_resnets.training.config import RECIPE, read_recipe
 from keras_resnets.training.records import MODEL
 
 WEIGHTS = "fashion_mnist"  # tag of the weights that the package brings
+SAMPLE = "fashion_mnist_sample"  # and test images
 
 
 class Trained(NamedTuple):
@@ -49,7 +50,8 @@ def trained_network(source: str | Path, images: int = 0, data: str | None = None
         source: the folder of a training run, a .keras file, or a name of the registry that has weights of the package
             ("resnet56").
         images: test images, spread evenly over all; 0: all.
-        data: name of the data set, where the source does not tell it.
+        data: name of the data set, where the source does not tell it; for the package's weights it is the 1,000 test
+            images that come with them.
 
     Raises:
         StudyError: when there is no such network, or it does not carry its preprocessing.
@@ -66,19 +68,14 @@ def trained_network(source: str | Path, images: int = 0, data: str | None = None
     elif str(source).endswith(".keras"):
         model = load_model(place)
     else:
-        model = _from_weights(str(source), data or WEIGHTS)
+        model = create_model(model_info(str(source)).name, weights=WEIGHTS)
     if getattr(model, "preprocessing", None) is None:
         raise StudyError(f"{source} does not carry its preprocessing: save it with keras_resnets.save_model")
-    split = load_dataset(data or (recipe.data if recipe else WEIGHTS)).test
+    split = load_dataset(data or (recipe.data if recipe else SAMPLE)).test
     rows = np.arange(len(split)) if not images else np.linspace(0, len(split) - 1, min(images, len(split))).astype(int)
     taken = split.take(rows)
     prepared = model.preprocessing([taken.image(row) for row in range(len(taken))])
     return Trained(recipe.model if recipe else model.name, model, prepared, taken.labels)
-
-
-def _from_weights(name: str, data: str) -> Any:
-    info = model_info(name)
-    return create_model(info.name, weights=data, input_shape=(28, 28, 1), classes=10)
 
 
 def trained_networks(sources: Sequence[str | Path], images: int = 0, data: str | None = None) -> list[Trained]:

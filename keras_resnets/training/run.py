@@ -181,6 +181,8 @@ def _clear(folder: Path) -> None:
 def _load(recipe: Recipe, dataset: Dataset | None) -> Dataset:
     data = dataset or load_dataset(recipe.data, size=recipe.image_size or None)
     data = data.hold_out(recipe.validation).limit(recipe.train_images)
+    if not len(data.train):
+        raise TrainingError(f"{data.name} has no training images: --data fashion_mnist has them")
     if recipe.drop_last and len(data.train) < recipe.batch_size:
         raise TrainingError(f"batch_size {recipe.batch_size} is more than the {len(data.train)} training images")
     return data

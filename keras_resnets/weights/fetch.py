@@ -25,6 +25,7 @@ from keras_resnets.weights.faults import explained, retried
 from keras_resnets.weights.records import Weights, WeightsError
 
 _KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
+_PACKAGE = Path(__file__).parent  # of this package's own weights
 _TIMEOUT = 30.0  # seconds without a byte from keras.applications' host; the hub's is HF_HUB_DOWNLOAD_TIMEOUT
 _ABANDONED = 3600.0  # seconds after which a partial file has no process that still writes it
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -40,8 +41,8 @@ class _UnknownError(WeightsError):
 
 def cached(weights: Weights) -> Path | None:
     """The file of a record, if it was downloaded before; its hash is not checked and no network is used."""
-    if weights.source == "keras":
-        path = cache_folder() / weights.file
+    if weights.source in ("keras", "package"):
+        path = (_PACKAGE / weights.repository if weights.source == "package" else cache_folder()) / weights.file
         return path if path.is_file() else None
     with extra("pretrained"):
         from huggingface_hub import try_to_load_from_cache
@@ -85,6 +86,8 @@ def download(weights: Weights, *, progress: bool = True) -> Path:
             the weights is left behind.
         MissingExtraError: without the extra "pretrained".
     """
+    if weights.source == "package":
+        return _of_package(weights)
     _remembered()  # unreadable, it would fail after the download
     path = cached(weights)
     if path is not None:
@@ -99,6 +102,14 @@ def download(weights: Weights, *, progress: bool = True) -> Path:
     except WeightsError:
         _discard(path)
         raise
+
+
+def _of_package(weights: Weights) -> Path:
+    path = cached(weights)
+    if path is None:
+        raise WeightsError(f"{weights.name} is missing in the installed package: install keras-resnets again")
+    _check(weights, path)
+    return path
 
 
 # What a file is compared with.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from keras_resnets.preprocessing import Preprocessing
 
 IMAGENET = "imagenet"
+FASHION_MNIST = "fashion_mnist"
 DEFAULT_RESOLUTION = 224  # that of `Weights.preprocessing`
 
 
@@ -18,7 +19,7 @@ class WeightsError(ValueError):
 
 @dataclass(frozen=True)
 class Result:
-    """One published measurement on ImageNet's 50,000 validation images.
+    """One published measurement: on ImageNet's 50,000 validation images, or the 10,000 test images of Fashion-MNIST.
 
     Args:
         top1, top5: accuracy in percent; None where it was not published.
@@ -39,19 +40,19 @@ class Weights:
     Args:
         model: the model's name in the registry.
         tag: tells the weights of one model apart.
-        source: "hub" (the Hugging Face hub) or "keras" (the storage of keras.applications).
-        repository: its repository on the hub, or its folder in that storage.
+        source: "hub" (the Hugging Face hub), "keras" (the storage of keras.applications) or "package" (this package).
+        repository: its repository on the hub, its folder in that storage, or in the package.
         file: its name there.
         revision: the commit; None takes the hub's main branch.
         hash: "sha256:…" or "md5:…"; None takes the SHA-256 that the hub announces.
         variant: the variant of the model that the weights were trained in; None where there is one alone.
-        naming: "torch" (timm's names of the tensors) or "keras" (those of keras.applications).
+        naming: "torch" (timm's names of the tensors), "keras" (those of keras.applications) or "zoo" (our own).
         license: SPDX identifier.
         results: published measurements.
         recipe: how it was trained.
-        preprocessing: the transform of its training, at 224 pixels.
+        preprocessing: the transform of its training; for ImageNet at 224 pixels.
         page: where the results stand.
-        classes, labels: how many classes, and which.
+        classes, labels: how many classes, and which: "imagenet" or "fashion_mnist".
     """
 
     model: str
@@ -108,17 +109,15 @@ def find_weights(model: str, tag: str) -> Weights:
     if not records:
         models = sorted({record.model for record in list_weights()})
         raise WeightsError(f"there are no pretrained weights of {model}" + _close(name, models))
-    if tag == IMAGENET:
+    if tag == IMAGENET and records[0].labels == IMAGENET:
         return records[0]
     wanted = tag.removeprefix(f"{name}.")
     for record in records:
         if record.tag == wanted:
             return record
     tags = [record.tag for record in records]
-    raise WeightsError(
-        f"weights={tag!r} are not known of {name}{_close(wanted, tags)}; "
-        f'it has "{IMAGENET}" (the best of them) and {", ".join(tags)}'
-    )
+    best = f'"{IMAGENET}" (the best of them) and ' if records[0].labels == IMAGENET else ""
+    raise WeightsError(f"weights={tag!r} are not known of {name}{_close(wanted, tags)}; it has {best}{', '.join(tags)}")
 
 
 def _figure(record: Weights) -> float:

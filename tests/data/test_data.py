@@ -156,6 +156,21 @@ def test_hold_out_of_too_many(digits, number):
         digits.hold_out(number)
 
 
+def test_a_limit_takes_the_same_images_every_time(digits):
+    few, again = digits.limit(100), load_digits().limit(100)
+    np.testing.assert_array_equal(few.train.images, again.train.images)
+    assert rows_of(few.train) < rows_of(digits.train) and len(few.train) == 100
+    assert len(set(few.train.labels.tolist())) == 10
+    assert digits.limit(0) is digits and len(digits.limit(1437).train) == 1437
+    np.testing.assert_array_equal(few.test.images, digits.test.images)
+
+
+@pytest.mark.parametrize("number", [-1, 1438])
+def test_a_limit_beyond_what_there_is(digits, number):
+    with pytest.raises(DataError, match=rf"{number} training images were asked for, and digits has 1437"):
+        digits.limit(number)
+
+
 def test_normalized_digits_have_mean_0_and_deviation_1(digits):
     values = digits.preprocessing.normalize(digits.train.images)
     assert abs(values.mean()) < 1e-3

@@ -8,6 +8,7 @@ import pytest
 from keras_resnets.data import (
     LOADERS,
     DataError,
+    fashion_mnist,
     load_cifar10,
     load_cifar100,
     load_dataset,
@@ -153,3 +154,23 @@ def test_a_subset_of_mnist_that_is_none(tmp_path):
         load_mnist_subset(tmp_path / "broken.csv.gz")
     with pytest.raises(DataError, match=r"a table of \[3, 785\], not 5,000 digits"):
         load_mnist_subset(subset(tmp_path, np.zeros((3, 785), int)))
+
+
+# The 1,000 images of Fashion-MNIST that come with the package.
+
+
+def test_the_sample_needs_no_data_set(monkeypatch, tmp_path):
+    monkeypatch.setenv("KERAS_RESNETS_FASHION_MNIST", str(tmp_path))  # where nothing is
+    data = load_dataset("fashion_mnist_sample")
+    assert data.test.images.shape == (1000, 28, 28, 1) and np.bincount(data.test.labels).tolist() == [100] * 10
+    assert len(data.train) == 0 and data.hold_out(0) is data
+    assert (fashion_mnist._SAMPLE / "LICENSE").read_text().count("MIT") >= 1
+
+
+@pytest.mark.skipif(not fashion_mnist._SYSTEM.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
+def test_the_sample_is_part_of_the_test_images(neighbour):
+    whole = load_dataset("fashion_mnist")
+    want, data = neighbour("data/make_fashion_mnist_sample.py").sample(whole.test), load_dataset("fashion_mnist_sample")
+    np.testing.assert_array_equal(data.test.images, want.images)
+    np.testing.assert_array_equal(data.test.labels, want.labels)
+    assert data.preprocessing == whole.preprocessing and data.class_names == whole.class_names
