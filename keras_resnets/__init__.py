@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from keras_resnets.models.densenet import DenseNet169 as DenseNet169
     from keras_resnets.models.densenet import DenseNet201 as DenseNet201
     from keras_resnets.models.densenet import DenseNet264 as DenseNet264
+    from keras_resnets.models.densenet import DenseNetBC40_12 as DenseNetBC40_12
     from keras_resnets.models.densenet import DenseNetBC100_12 as DenseNetBC100_12
     from keras_resnets.models.densenet import DenseNetBC190_40 as DenseNetBC190_40
     from keras_resnets.models.densenet import DenseNetBC250_24 as DenseNetBC250_24

@@ -28,7 +28,7 @@ def imagenet() -> tuple[str, ...]:
 
 def of(labels: str) -> tuple[str, ...]:
     """The class names that weights of the ledger call by "imagenet" or "fashion_mnist"."""
-    return {"imagenet": imagenet, "fashion_mnist": lambda: FASHION_MNIST}[labels]()
+    return imagenet() if labels == "imagenet" else {"fashion_mnist": FASHION_MNIST}[labels]
 
 
 class Prediction(NamedTuple):

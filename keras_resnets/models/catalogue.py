@@ -205,6 +205,7 @@ MODELS = (
         ("33,337,704", f"{_TORCHVISION}, DenseNet(32, (6, 12, 64, 48))"),
         ("5,751,653,376", f"{_TORCHVISION}, counted"),
     ),
+    _cifar_dense("DenseNetBC40_12", 176_122, 72_365_352),
     _cifar_dense("DenseNetBC100_12", 769_162, 287_929_692, ("0.8M", _DENSE)),
     _cifar_dense("DenseNetBC250_24", 15_324_406, 5_418_785_724, ("15.3M", _DENSE)),
     _cifar_dense("DenseNetBC190_40", 25_624_430, 9_301_945_740, ("25.6M", _DENSE)),

@@ -53,6 +53,7 @@ TABLE = {
     "densenet201": Net((6, 12, 48, 32), 32, 64),
     "densenet264": Net((6, 12, 64, 48), 32, 64),
     # depth = 6n + 4: n layers of two convolutions a block; the stem gives twice the growth
+    "densenetbc40_12": Net((6, 6, 6), 12, 24),  # the paper has this size without B and C only
     "densenetbc100_12": Net((16, 16, 16), 12, 24),
     "densenetbc250_24": Net((41, 41, 41), 24, 48),
     "densenetbc190_40": Net((31, 31, 31), 40, 80),
@@ -113,6 +114,7 @@ DenseNet121 = constructor("densenet121", build, TABLE, OPTIONS)
 DenseNet169 = constructor("densenet169", build, TABLE, OPTIONS)
 DenseNet201 = constructor("densenet201", build, TABLE, OPTIONS)
 DenseNet264 = constructor("densenet264", build, TABLE, OPTIONS)
+DenseNetBC40_12 = constructor("densenetbc40_12", build, TABLE, OPTIONS)
 DenseNetBC100_12 = constructor("densenetbc100_12", build, TABLE, OPTIONS)
 DenseNetBC250_24 = constructor("densenetbc250_24", build, TABLE, OPTIONS)
 DenseNetBC190_40 = constructor("densenetbc190_40", build, TABLE, OPTIONS)
