@@ -56,6 +56,8 @@ def serve_in_processes(
     """
     if options.control:
         raise ServeError("--control would change the models of one process: it needs --processes 1")
+    if not hasattr(socket, "send_fds"):
+        raise ServeError("several processes need Unix, where they can hand connections over: leave --processes away")
     names = [row["name"] for row in make_service(named, folder, settings, options).repository.index()]
     if settings.asked is not None:  # workers and threads were found for one process
         settings = replace(settings, asked=settings.asked | {"workers", "threads"})
