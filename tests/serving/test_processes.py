@@ -19,6 +19,7 @@ import tritonclient.grpc as triton_grpc
 from keras_resnets.serving.client import Client
 from keras_resnets.serving.figures import families_of, left_behind, to_text, total
 from keras_resnets.serving.metrics import Metrics
+from keras_resnets.serving.served import Settings
 
 PROCESSES = ("--processes", 2)
 
@@ -294,6 +295,13 @@ def test_it_gives_up_where_no_process_can_be_started_again(serving, bundle_copy)
         assert server.process.wait(60) == 1
         (line,) = re.findall("^keras-resnets: (.*)$", server.log, re.MULTILINE)
         assert "corrupt" in line and "it is started again" in server.log
+
+
+def test_the_cpus_are_divided_among_the_workers_of_all_processes(monkeypatch):
+    monkeypatch.setattr("keras_resnets.serving.served.usable_cpus", lambda: 16)
+    threads = {(p, w): Settings(processes=p, workers=w).intra_threads for p in (1, 2, 4) for w in (1, 2, 8)}
+    assert threads == {(p, w): max(1, 16 // (p * w)) for p, w in threads}
+    assert Settings(processes=2, threads=5).intra_threads == 5
 
 
 def test_figures_of_one_process_are_written_as_prometheus_s_own():
