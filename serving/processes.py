@@ -224,10 +224,16 @@ class _Parent:
         elif message.kind == READY:
             child.ready = True
             if len(self._keeping) == 1:
-                self._start(self._children[1:])
+                self._first_is_ready()
             self._say_ready()
         elif message.descriptor is not None:
             self._take_descriptor(child, message, message.descriptor)
+
+    def _first_is_ready(self) -> None:
+        options = self._job.options
+        if options.grpc_port is not None:
+            _LOG.info("gRPC on %s:%d", in_url(options.host), options.grpc_port)
+        self._start(self._children[1:])
 
     def _take_descriptor(self, child: _Child, message: Message, descriptor: int) -> None:
         if message.kind == FAILED:
@@ -258,10 +264,8 @@ class _Parent:
     def _say_where(self) -> None:
         """When the first process listens."""
         if not self._told:
-            self._told, options = True, self._job.options
+            self._told = True
             _LOG.info("listening on %s, loading models", self._url)
-            if options.grpc_port is not None:
-                _LOG.info("gRPC on %s:%d", in_url(options.host), options.grpc_port)
 
     def _say_ready(self) -> None:
         """When all processes are, for the first time."""
