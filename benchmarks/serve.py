@@ -5,8 +5,9 @@
 A ResNet-20 of random weights classifies a 28×28 PNG a request. (Such weights decide by noise: the gate lets int8
 through unseen, where a trained network passes it.) All serve the same float32 file, ours its int8 variant too. Each
 runs in turn with 1 and with 2 workers, the peers as serve_peers/ has them: a process of one session of one thread a
-worker. Ours is always one process, whose session has a thread a CPU with 1 worker, and one with 2. wrk (one thread)
-asks from 8 and from 64 connections after a warm-up. Of each the better number of workers counts.
+worker. Ours is one process, whose session has a thread a CPU with 1 worker, and one with 2; and in a third form (2p)
+two processes of one worker and one thread. wrk (one thread) asks from 8 and from 64 connections after a warm-up. Of
+each the form that answers most counts.
 
 The result goes to benchmarks/results. --switch-interval runs ours with Python's own interval of 5 ms between threads
 too, to show what the server's choice is worth.
@@ -37,6 +38,7 @@ from paired import Row, cores, medians, write_result
 
 CONNECTIONS = (8, 64)
 WORKERS = (1, 2)
+FORMS = (*map(str, WORKERS), "2p")  # the last is ours alone
 OURS = ("keras_resnets_float32", "keras_resnets_int8")
 PEERS = ("fastapi", "litserve", "bentoml", "ray")
 TYPES = {"png": "image/png", "json": "application/json", "form": "multipart/form-data; boundary=part"}
@@ -89,12 +91,13 @@ Image.fromarray(noise.integers(0, 256, (28, 28), np.uint8)).save(sys.argv[1] + "
 
 
 def contenders(options: argparse.Namespace, folder: Path) -> dict[str, Contender]:
-    """By name and workers."""
+    """By name and workers, or processes."""
     found: dict[str, Contender] = {}
     serve = ["serve", str(folder / "bundle"), "--port", "PORT", "--quiet", "--workers"]
+    ours = [sys.executable, "-m", "keras_resnets.cli", *serve]
     for workers in map(str, WORKERS):
         for name in OURS:
-            command = [sys.executable, "-m", "keras_resnets.cli", *serve, workers, "--precision", name.split("_")[-1]]
+            command = [*ours, workers, "--precision", name.split("_")[-1]]
             found[f"{name}_{workers}"] = Contender(command, "/v1/classify/bundle", "png")
         if options.switch_interval:
             command = [sys.executable, "-c", SLOW_SWITCH, *serve, workers]
@@ -103,6 +106,9 @@ def contenders(options: argparse.Namespace, folder: Path) -> dict[str, Contender
             script, model = FOLDER / f"{peer}_peer.py", folder / "bundle" / "model.onnx"
             command = [str(options.peer_python), str(script), "--model", str(model), "--port", "PORT", "--workers"]
             found[f"{peer}_{workers}"] = Contender([*command, workers], "/classify", BODIES.get(peer, "png"))
+    for name in OURS:
+        command = [*ours, "1", "--processes", "2", "--precision", name.split("_")[-1]]
+        found[f"{name}_2p"] = Contender(command, "/v1/classify/bundle", "png")
     return found
 
 
@@ -194,8 +200,8 @@ def take_turns(options: argparse.Namespace, folder: Path, say: Callable[[str], N
 
 
 def best(figures: dict[str, Row], name: str, connections: int) -> Row | None:
-    """Of 1 and 2 workers those that answer more."""
-    rows = [figures[key] for workers in WORKERS if (key := f"{name}_{workers}_c{connections}") in figures]
+    """Of its forms the one that answers most."""
+    rows = [figures[key] for form in FORMS if (key := f"{name}_{form}_c{connections}") in figures]
     return max(rows, key=lambda row: row["requests_per_second"], default=None)
 
 

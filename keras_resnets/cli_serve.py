@@ -18,7 +18,8 @@ def add_serve(commands: Any, command: Callable[..., argparse.ArgumentParser]) ->
         "  keras-resnets serve digits                        on http://127.0.0.1:8000\n"
         "  curl --data-binary @photo.png http://127.0.0.1:8000/v1/classify/digits\n"
         "  keras-resnets serve cats=bundles/cats other.onnx --precision int8 --host 0.0.0.0 --port 80\n"
-        "  keras-resnets serve --repository models --control --workers 2 --max-batch 32 --queue-delay 2",
+        "  keras-resnets serve --repository models --control --workers 2 --max-batch 32 --queue-delay 2\n"
+        "  keras-resnets serve digits --processes 2          more requests of a small network",
     )  # fmt: skip
     parser.add_argument("models", nargs="*", metavar="[NAME=]BUNDLE", help="bundles and ONNX files")
     parser.add_argument(
@@ -49,7 +50,12 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
         "--cuda-graphs", action="store_true", default=None, help="replay each batch size as one launch (NVIDIA GPUs)"
     )
     group.add_argument("--workers", type=int, help="batches that run at once (default: 1)")
-    group.add_argument("--threads", type=int, help="of one batch (default: the CPUs, divided among the workers)")
+    group.add_argument(
+        "--processes", type=int, default=1, metavar="N",
+        help="that share the port, each with the models and workers of its own: for networks that are small "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument("--threads", type=int, help="of one batch (default: the CPUs, divided among all workers)")
     group.add_argument("--max-batch", type=int, metavar="ROWS", help="default: 16")
     group.add_argument(
         "--queue-delay", type=float, metavar="MS",
@@ -93,10 +99,11 @@ def _serve(options: argparse.Namespace) -> int:
     }  # fmt: skip
     asked = {name: value for name, value in asked.items() if value is not None}
     settings = Settings(
-        **asked, max_queue=options.max_queue, deadline=options.deadline,
+        **asked, max_queue=options.max_queue, deadline=options.deadline, processes=options.processes,
         asked=None if options.no_tuned else frozenset(asked),
     )  # fmt: skip
-    log_to_stderr(options.log_format == "json", 40 if options.quiet else 20)
+    log = options.log_format == "json", 40 if options.quiet else 20
+    log_to_stderr(*log)
     connections = ConnectionLimits(
         connections=options.max_connections, header_seconds=options.header_timeout, body_seconds=options.body_timeout
     )
@@ -105,7 +112,12 @@ def _serve(options: argparse.Namespace) -> int:
         control=options.control, certificate=options.tls_certificate, private_key=options.tls_key, drain=options.drain,
         limits=Limits(body=int(options.max_body * 2**20), concurrency=options.max_concurrency), connections=connections,
     )  # fmt: skip
-    serve(options.models, options.repository, settings, server)
+    if settings.processes == 1:
+        serve(options.models, options.repository, settings, server)
+    else:
+        from keras_resnets.serving.processes import serve_in_processes
+
+        serve_in_processes(options.models, options.repository, settings, server, *log)
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import re
 from collections.abc import Mapping
@@ -208,7 +207,7 @@ class App:
 
     async def _statistics(self, request: Request) -> Response:
         path = request.path_params
-        return _json({"model_stats": self.service.statistics(path.get("name"), path.get("version"))})
+        return _json({"model_stats": await self.service.statistics(path.get("name"), path.get("version"))})
 
     async def _models(self, request: Request) -> Response:
         return _json({"models": [card_of(model) for model in self.service.repository.models()]})
@@ -252,10 +251,7 @@ class App:
         return Response(_PAGE.read_bytes(), headers=headers, media_type="text/html")
 
     async def _metrics(self, request: Request) -> Response:
-        self.service.metrics.ready(self.service.ready)
-        return Response(
-            await asyncio.to_thread(self.service.metrics.text), headers={"content-type": CONTENT_TYPE_LATEST}
-        )
+        return Response(await self.service.exposition(), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
 async def _files(scope: Scope, body: bytes, most: int) -> list[bytes]:

@@ -27,6 +27,7 @@ def metadata_of(model: ServedModel, versions: Iterable[str]) -> dict[str, Any]:
 def config_of(model: ServedModel) -> dict[str, Any]:
     """A model's configuration in the words of Triton's."""
     settings, batched = model.settings, model.batched
+    instances = settings.workers * settings.processes
 
     def tensors(specs: Iterable[TensorSpec]) -> list[dict[str, Any]]:
         return [
@@ -41,7 +42,7 @@ def config_of(model: ServedModel) -> dict[str, Any]:
         "max_batch_size": settings.max_batch if batched else 0,
         "input": tensors(model.inputs),
         "output": tensors(model.outputs),
-        "instance_group": [{"count": settings.workers, "kind": "KIND_GPU" if settings.on_gpu else "KIND_CPU"}],
+        "instance_group": [{"count": instances, "kind": "KIND_GPU" if settings.on_gpu else "KIND_CPU"}],
     }
     if batched:
         config["dynamic_batching"] = {"max_queue_delay_microseconds": round(settings.queue_delay * 1e6)}

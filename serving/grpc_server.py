@@ -55,16 +55,17 @@ class GrpcServer:
     Args:
         service: what answers.
         api_key: what clients must send as metadata `authorization: Bearer KEY` or `x-api-key: KEY`, if anything.
+        shared: whether other processes of this server listen on the same port.
     """
 
-    def __init__(self, service: Service, api_key: str | None = None) -> None:
+    def __init__(self, service: Service, api_key: str | None = None, shared: bool = False) -> None:
         self.service, self._key = service, api_key
         body = service.limits.body
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", body),
                 ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", 0),  # a port that is taken is an error
+                ("grpc.so_reuseport", int(shared)),  # else a port that is taken is an error
             ],
             maximum_concurrent_rpcs=service.limits.concurrency,
         )
@@ -146,7 +147,7 @@ class GrpcServer:
         return MESSAGES["ModelConfigResponse"](config=config)
 
     async def _model_statistics(self, asked: Asked, request: Any, context: Any) -> Any:
-        rows = self.service.statistics(request.name or None, request.version or None)
+        rows = await self.service.statistics(request.name or None, request.version or None)
         return MESSAGES["ModelStatisticsResponse"](model_stats=rows)
 
     async def _repository_index(self, asked: Asked, request: Any, context: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import defaultdict
@@ -12,6 +13,7 @@ from typing import Any
 from keras_resnets.extras import extra
 
 from .batcher import Answer
+from .figures import Figures, families_of, total
 
 with extra("serve"):
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -63,6 +65,9 @@ class Metrics:
 
     Args:
         queues: called at each scrape: (model, version, rows that wait, rows that run) of every loaded one.
+
+    Attributes:
+        before: what a process counted in whose place this one was started.
     """
 
     def __init__(self, queues: Callable[[], Iterable[tuple[str, str, int, int]]]) -> None:
@@ -86,6 +91,7 @@ class Metrics:
         self._ready = Gauge("keras_resnets_ready", "1 when the server takes requests", registry=self.registry)
         self._stages: dict[str, list[Any]] = {}
         self._answers: dict[tuple[str, str, int], Any] = {}
+        self.before: Figures | None = None
         self.registry.register(self)
 
     def statistics(self, model: str, version: str) -> Statistics:
@@ -147,3 +153,9 @@ class Metrics:
     def text(self) -> bytes:
         """Prometheus's text format."""
         return bytes(generate_latest(self.registry))
+
+    def figures(self) -> Figures:
+        """All of it as data, with what was counted before."""
+        rows = [counted.to_dict(*key) for key, counted in list(self._statistics.items())]
+        own = {"pid": os.getpid(), "statistics": rows, "families": families_of(self.registry)}
+        return total([own, self.before]) if self.before else own

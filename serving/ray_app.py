@@ -120,7 +120,7 @@ def build(arguments: Mapping[str, str]) -> Any:
     left = dict(arguments)
     bundles = [item for item in left.pop("bundles", "").split(",") if item]
     replica = {name: _read(name, left.pop(name), kind) for name, kind in _OF_A_REPLICA.items() if name in left}
-    chosen = [field for field in fields(Settings) if field.name != "asked"]
+    chosen = [field for field in fields(Settings) if field.name not in ("asked", "processes")]
     kinds = {field.name: _KINDS[field.type.partition(" ")[0]] for field in chosen}
     if unknown := sorted(set(left) - set(kinds)):
         known = ", ".join(["bundles", *_OF_A_REPLICA, *kinds])

@@ -35,13 +35,14 @@ class Settings:
     Args:
         provider: "cpu", "openvino", "cuda" or "tensorrt".
         precision: of bundles: which variant; by default their first.
-        threads: of one operator; by default the CPUs that the container gives, shared among the workers.
+        threads: of one operator; by default the container's CPUs, shared among the workers of all processes.
         workers: batches that run at once.
         max_batch: rows of a batch.
         queue_delay: seconds that a free worker waits for a fuller batch.
         max_queue: rows that wait at most.
         deadline: seconds that a request may take, where it does not say so itself.
         cuda_graphs: replay each batch size as one launch; on NVIDIA GPUs, for models of fixed sizes.
+        processes: of the server; each has queues, workers and a copy of the models of its own.
         asked: the names of those that the user chose; in place of the others stands what `keras-resnets tune` found
             for a bundle on this machine, if anything. None: all are chosen.
     """
@@ -55,10 +56,11 @@ class Settings:
     max_queue: int = 256
     deadline: float = 10.0
     cuda_graphs: bool = False
+    processes: int = 1
     asked: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("workers", "max_batch", "max_queue"):
+        for name in ("workers", "max_batch", "max_queue", "processes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.deadline <= 0:
@@ -74,7 +76,7 @@ class Settings:
     @property
     def intra_threads(self) -> int:
         """Threads of one operator."""
-        return self.threads or max(1, usable_cpus() // self.workers)
+        return self.threads or max(1, usable_cpus() // (self.workers * self.processes))
 
 
 class ServedModel:

@@ -30,6 +30,7 @@ _FIELDS = ("request_id", "model", "status")
 # Python lets a busy thread run for 5 ms before another gets its turn: the batcher's threads would wait that long for
 # the event loop after every batch. benchmarks/serve.py shows what it costs.
 SWITCH_SECONDS = 0.0002
+BACKLOG = 2048  # connections that wait to be accepted
 
 
 @dataclass(frozen=True)
@@ -92,31 +93,63 @@ def serve(named: Sequence[str], folder: Path | None, settings: Settings, options
         ServeError: when a model cannot be loaded, the port is taken, or a certificate cannot be used.
     """
     service = make_service(named, folder, settings, options)
+    run(Server(configured(service, options), service, options))
+
+
+def configured(service: Service, options: ServerOptions) -> uvicorn.Config:
+    """uvicorn's configuration.
+
+    Raises:
+        ServeError: when a certificate cannot be used.
+    """
     tls: dict[str, Any] = {}
     if options.certificate:
         tls = {"ssl_certfile": str(options.certificate), "ssl_keyfile": options.private_key}
     config = uvicorn.Config(
         App(service, options.api_key), host=options.host, port=options.port, http=limited(options.connections),
         ws="none", lifespan="off", log_config=None, access_log=False, server_header=False, proxy_headers=False,
-        backlog=2048, timeout_graceful_shutdown=int(options.drain) or 1, **tls,
+        backlog=BACKLOG, timeout_graceful_shutdown=int(options.drain) or 1, **tls,
     )  # fmt: skip
     try:
         config.load()
     except OSError as error:
         raise ServeError(f"TLS with {options.certificate} and {options.private_key or 'its key'}: {error}") from error
-    server = _Server(config, service, options)
+    return config
+
+
+def run(server: Server) -> None:
+    """Run it until it is told to stop, and answer what it accepted.
+
+    Raises:
+        ServeError: when a model cannot be loaded, or a port is taken.
+    """
+    options = server.options
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
         server.run()
     except SystemExit as error:  # uvicorn's word for a port that is taken
-        raise ServeError(f"cannot listen on {options.host}:{options.port}: is something else running there?") from error
+        raise ServeError(cannot_listen(options.host, options.port)) from error
     finally:
-        service.repository.close(options.drain)
+        server.service.repository.close(options.drain)
     if server.failed:
         raise ServeError(str(server.failed)) from server.failed
 
 
-class _Server(uvicorn.Server):
+def cannot_listen(host: str, port: int) -> str:
+    """What is said where a port cannot be had."""
+    return f"cannot listen on {host}:{port}: is something else running there?"
+
+
+class Server(uvicorn.Server):
+    """Loads the models while it listens.
+
+    Args:
+        config, service, options: see there.
+
+    Attributes:
+        failed: why it could not start.
+    """
+
     def __init__(self, config: uvicorn.Config, service: Service, options: ServerOptions) -> None:
         super().__init__(config)
         self.service, self.options, self.began = service, options, time.monotonic()
@@ -139,30 +172,30 @@ class _Server(uvicorn.Server):
         else:
             await super().shutdown(sockets)
 
-    async def _start_grpc(self) -> None:
+    async def _start_grpc(self, shared: bool = False) -> None:
         options = self.options
         if options.grpc_port is None:
             return
         from .grpc_server import GrpcServer  # grpcio is large: who does not ask for it need not load it
 
-        self._grpc = GrpcServer(self.service, options.api_key)
+        self._grpc = GrpcServer(self.service, options.api_key, shared)
         certificate, key = (file.read_bytes() if file else None for file in (options.certificate, options.private_key))
-        host = _in_url(options.host)
+        host = in_url(options.host)
         port = await self._grpc.start(f"{host}:{options.grpc_port}", certificate, key)
-        _LOG.info("gRPC on %s:%d", host, port)
+        if not shared:
+            _LOG.info("gRPC on %s:%d", host, port)
 
     async def _load(self) -> None:
-        scheme = "https" if self.config.ssl else "http"
         port = self.servers[0].sockets[0].getsockname()[1]
-        host = _in_url(self.config.host)
-        _LOG.info("listening on %s://%s:%d, loading models", scheme, host, port)
+        url = url_of(self.options, port)
+        _LOG.info("listening on %s, loading models", url)
         try:
             await self.service.repository.load_all()
         except Exception as error:
             self.failed, self.should_exit = error, True
             return
         names = ", ".join(model.name for model in self.service.repository.models()) or "nothing yet"
-        _LOG.info("ready after %.2f s: %s on %s://%s:%d", time.monotonic() - self.began, names, scheme, host, port)
+        _LOG.info("ready after %.2f s: %s on %s", time.monotonic() - self.began, names, url)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # uvicorn's own would raise the signal again at the end, and the exit status could not say that all went well.
@@ -171,14 +204,27 @@ class _Server(uvicorn.Server):
         self.should_exit = self.service.draining = True
 
 
-def _in_url(host: str) -> str:
+def in_url(host: str) -> str:
+    """A host as URLs have it."""
     return f"[{host}]" if ":" in host else host
 
 
-def log_to_stderr(as_json: bool, level: int = logging.INFO) -> None:
-    """Let this package and uvicorn log to standard error, for people or as a JSON object a line."""
+def url_of(options: ServerOptions, port: int) -> str:
+    """Where clients find the server."""
+    return f"{'https' if options.certificate else 'http'}://{in_url(options.host)}:{port}"
+
+
+def log_to_stderr(as_json: bool, level: int = logging.INFO, process: int | None = None) -> None:
+    """Let this package and uvicorn log to standard error, for people or as a JSON object a line.
+
+    Args:
+        as_json, level: how, and what.
+        process: its number, where a server has several.
+    """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines() if as_json else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    who = "" if process is None else f"process {process}: "
+    text = logging.Formatter(f"%(asctime)s %(levelname)s {who}%(message)s")
+    handler.setFormatter(_JsonLines(process) if as_json else text)
     for name in ("keras_resnets", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
@@ -187,12 +233,17 @@ def log_to_stderr(as_json: bool, level: int = logging.INFO) -> None:
 
 
 class _JsonLines(logging.Formatter):
+    def __init__(self, process: int | None) -> None:
+        super().__init__()
+        self._process = {} if process is None else {"process": process}
+
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}",
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **self._process,
         }
         entry |= {key: getattr(record, key) for key in _FIELDS if hasattr(record, key)}
         if record.exc_info:

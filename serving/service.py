@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import math
@@ -17,10 +18,12 @@ from keras_resnets.bundle import BundleError
 from keras_resnets.preprocessing import ImageError
 
 from .batcher import Answer, ClosedError, DeadlineError, OverloadError
+from .figures import to_text
 from .metrics import Metrics
 from .protocol import ProtocolError
 from .repository import NotReadyError, Repository, UnknownModelError
 from .served import ServedModel
+from .siblings import Siblings
 
 _LOG = logging.getLogger(__name__)
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -102,6 +105,7 @@ class Service:
     Attributes:
         draining: set this to refuse what comes from now on.
         active: requests that are worked on.
+        siblings: the other processes of the server, if it has any: what is counted is the sum of all.
     """
 
     def __init__(
@@ -109,6 +113,7 @@ class Service:
     ) -> None:
         self.repository, self.metrics, self.limits = repository, metrics, limits or Limits()
         self.draining, self.active = False, 0
+        self.siblings: Siblings | None = None
         self._control = control
         self._told_of_overload, self._untold = 0.0, 0
 
@@ -159,7 +164,7 @@ class Service:
             self.metrics.failure(asked.model, asked.version, verdict.cause, asked.seconds)
         return verdict
 
-    def statistics(self, name: str | None, version: str | None) -> list[dict[str, Any]]:
+    async def statistics(self, name: str | None, version: str | None) -> list[dict[str, Any]]:
         """Of a model, or of all.
 
         Raises:
@@ -167,7 +172,19 @@ class Service:
         """
         models = [self.repository.get(name, version or None)] if name else self.repository.models()
         known = self.metrics.statistics
-        return [known(model.name, model.version).to_dict(model.name, model.version) for model in models]
+        rows = [known(model.name, model.version).to_dict(model.name, model.version) for model in models]
+        if self.siblings is None:
+            return rows
+        whole, _ = await self.siblings.whole(self.metrics.figures())
+        found = {(row["name"], row["version"]): row for row in whole["statistics"]}
+        return [found[row["name"], row["version"]] for row in rows]
+
+    async def exposition(self) -> bytes:
+        """All metrics, in Prometheus's text format."""
+        self.metrics.ready(self.ready)
+        if self.siblings is None:
+            return await asyncio.to_thread(self.metrics.text)
+        return to_text(*await self.siblings.whole(self.metrics.figures()))
 
     async def load(self, name: str, parameters: Mapping[str, Any]) -> None:
         """Load a model as it is on the disk.

@@ -118,7 +118,8 @@ def test_ten_thousand_answers_are_each_one_s_own(serving, exported, at_once):
     assert not wrong and sum(count) >= 10_000
 
 
-def test_sigterm_under_load_loses_no_accepted_request(serving, slow_model, load):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_under_load_loses_no_accepted_request(serving, slow_model, load, processes):
     async def main(server):
         request = load.post(server.address, "/v2/models/slow/infer", body(1.0))
         stopping, askers = asyncio.Event(), []
@@ -141,7 +142,7 @@ def test_sigterm_under_load_loses_no_accepted_request(serving, slow_model, load)
         await asyncio.gather(*clients)
         return status, [told.status for asker in askers for told in asker.results]
 
-    with serving(slow_model, "--deadline", 30) as server:
+    with serving(slow_model, "--deadline", 30, "--processes", processes) as server:
         status, statuses = uvloop.run(main(server))
     assert status == 0
     assert set(statuses) <= {200, 503} and len(statuses) > 30
