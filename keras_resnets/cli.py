@@ -106,7 +106,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_list(commands)
     _add_info(commands)
     add_weights(commands, _command)
-    for add_with in (add_train, add_launch, add_evaluate, add_export, add_verify, add_serve, add_bench, add_tune, add_study):
+    for add_with in (
+        add_train,
+        add_launch,
+        add_evaluate,
+        add_study,
+        add_export,
+        add_verify,
+        add_serve,
+        add_bench,
+        add_tune,
+    ):
         add_with(commands, _command)
     for add in (_add_predict, _add_doctor, _add_demo):
         add(commands)
