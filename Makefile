@@ -16,11 +16,11 @@ $(INSTALLED): setup.py pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all,dev]"
 	@touch $@
 
-demo: $(INSTALLED) ## train, export, verify and predict handwritten digits (a second run trains nothing)
+demo: $(INSTALLED) ## export a trained network, verify it, and classify real images with it
 	$(BIN)/keras-resnets demo
 
-demo-train: $(INSTALLED) ## the same, training again
-	$(BIN)/keras-resnets demo --retrain
+demo-train: $(INSTALLED) ## the same with a network that is trained first, half a minute
+	$(BIN)/keras-resnets demo --train
 
 test: $(INSTALLED) ## the test suite
 	$(BIN)/python -m pytest -m "not slow and not jax and not browser and not faults and not ray and not timing"

@@ -255,18 +255,18 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _add_demo(commands: Any) -> None:
     parser = _command(
-        commands, "demo", _demo, "train, export, verify and predict handwritten digits",
-        "  keras-resnets demo\n  keras-resnets demo --out demo_output --retrain",
+        commands, "demo", _demo, "export a trained network, verify it, and classify real images with it",
+        "  keras-resnets demo\n  keras-resnets demo --out demo_output --train",
         loads_tensorflow=True,
     )  # fmt: skip
-    parser.add_argument("--out", default="demo_output", help="folder for the run, the bundle and the picture")
-    parser.add_argument("--retrain", action="store_true", help="train again although the folder has a trained network")
+    parser.add_argument("--out", default="demo_output", help="folder for the network, the bundle and the picture")
+    parser.add_argument("--train", action="store_true", help="train the network first, on handwritten digits")
 
 
 def _demo(options: argparse.Namespace) -> int:
     from keras_resnets import demo
 
-    demo.run(Path(options.out), retrain=options.retrain)
+    demo.run(Path(options.out), train=options.train)
     return 0
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 Tensors = Mapping[str, NDArray[Any]]
 _SMOOTHING = 0.2  # of the newest batch in the mean seconds of a row
-_SAFETY = 1.2  # how much longer than expected the queue may take
+_SAFETY = 1.5  # how much longer than expected the queue may take: machines pause, and a shorter queue costs nothing
 _MARGIN = 0.05  # seconds between the end of a queue delay and a deadline
 
 
@@ -33,7 +33,7 @@ class OverloadError(RuntimeError):
 
 
 class DeadlineError(RuntimeError):
-    """A request's deadline passed before it was run."""
+    """A request's deadline passed before it was run, or would have passed while it ran."""
 
 
 class ClosedError(RuntimeError):
@@ -231,8 +231,10 @@ class Batcher:
         now, rows = time.monotonic(), 0
         while self._queue and rows < self.max_batch:
             job = self._queue.popleft()
-            if job.deadline <= now:
-                late.append((job, DeadlineError("the deadline passed in the queue")))
+            # What others wait behind is not run for nothing. With nobody behind it, the answer may yet come in time.
+            takes = (rows + job.rows) * self._row_seconds if self._queue else 0.0
+            if job.deadline <= now + takes:
+                late.append((job, DeadlineError("the deadline passed in the queue, or would pass in the batch")))
                 self._waiting -= job.rows
             elif jobs and (job.key != jobs[0].key or rows + job.rows > self.max_batch):
                 passed.append(job)

@@ -24,7 +24,6 @@ from .server import ServeError, Server, ServerOptions, configured, log_to_stderr
 from .siblings import Siblings, tell
 
 _AGAIN = 0.1  # seconds until what did not fit into the channel is tried again
-_GRACE = 0.1  # seconds that the request of a connection which was just accepted may take to arrive
 
 
 @dataclass(frozen=True)
@@ -95,8 +94,6 @@ class Member(Server):
     def _end(self) -> None:
         """The server stops, or the parent has gone."""
         super().handle_exit(signal.SIGTERM, None)
-        self.should_exit = False
-        asyncio.get_running_loop().call_later(_GRACE, setattr, self, "should_exit", True)
 
     def _do(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -223,11 +223,16 @@ class _Parent:
             self._accept_again()
         elif message.kind == READY:
             child.ready = True
-            if len(self._keeping) == 1:
-                self._first_is_ready()
-            self._say_ready()
+            self._one_is_ready()
         elif message.descriptor is not None:
             self._take_descriptor(child, message, message.descriptor)
+
+    def _one_is_ready(self) -> None:
+        if self._stopping.is_set():  # it was too late to tell that process
+            return
+        if len(self._keeping) == 1:
+            self._first_is_ready()
+        self._say_ready()
 
     def _first_is_ready(self) -> None:
         options = self._job.options

@@ -25,6 +25,7 @@ from .service import Limits, Service
 with extra("serve"):
     import uvicorn
 
+_GRACE = 0.1  # seconds that the request of a connection which was just accepted may take to arrive
 _LOG = logging.getLogger(__name__)
 _FIELDS = ("request_id", "model", "status")
 # Python lets a busy thread run for 5 ms before another gets its turn: the batcher's threads would wait that long for
@@ -167,6 +168,11 @@ class Server(uvicorn.Server):
         self._loading = asyncio.get_running_loop().create_task(self._load())
 
     async def shutdown(self, sockets: Any = None) -> None:
+        # A client that has connected must not be reset: first those that wait are taken in, and then their requests.
+        await asyncio.sleep(0)
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(_GRACE)
         if self._grpc is not None:
             await asyncio.gather(super().shutdown(sockets), self._grpc.stop(self.options.drain))
         else:

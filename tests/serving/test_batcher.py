@@ -220,6 +220,30 @@ def test_a_deadline_passes_in_the_queue(make, model):
     assert [x.ravel().tolist() for x in model.batches] == [[0]]
 
 
+@pytest.mark.parametrize("others", [True, False])
+def test_what_cannot_be_answered_in_time_is_not_run_before_others(make, model, others):
+    """Nor is it refused where nobody waits behind it: what a row takes is an estimate, which may be far too high."""
+
+    async def main():
+        batcher = make(max_batch=1)
+        await ask(batcher, 0)
+        model.gate.clear()
+        first = asyncio.create_task(ask(batcher, 1))
+        await until(lambda: batcher.running == 1)
+        hasty = asyncio.create_task(ask(batcher, 2, deadline=time.monotonic() + 30))
+        patient = [asyncio.create_task(ask(batcher, 3))] if others else []
+        await until(lambda: batcher.waiting == 1 + others)
+        batcher._row_seconds = 1e4  # as after a pause of the machine
+        model.gate.set()
+        if not others:
+            return await asyncio.gather(first, hasty)
+        with pytest.raises(DeadlineError, match="would pass in the batch"):
+            await hasty
+        return await asyncio.gather(first, *patient)
+
+    assert asyncio.run(main()) == [[2], [6] if others else [4]]
+
+
 def test_a_full_queue_refuses_at_once(make, model):
     async def main():
         batcher = make(max_queue=4)

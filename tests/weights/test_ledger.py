@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from keras_resnets.data import fashion_mnist
 from keras_resnets.models import REGISTRY
 from keras_resnets.weights import IMAGENET, Result, WeightsError, find_weights, list_weights
 from keras_resnets.weights.ledger import LEDGER
@@ -26,17 +27,20 @@ def test_a_record_is_complete(record):
     assert re.fullmatch(r"(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})", record.hash or "md5:" + "0" * 32)
     assert re.fullmatch(r"[0-9a-f]{40}", record.revision or "0" * 40)
     assert record.license in {"Apache-2.0", "BSD-3-Clause", "MIT", "CC-BY-4.0"}
-    assert record.source in {"hub", "keras"}
-    assert record.naming == {"hub": "torch", "keras": "keras"}[record.source]
-    assert record.file.endswith({"hub": ".safetensors", "keras": ".h5"}[record.source])
+    assert record.naming == {"hub": "torch", "keras": "keras", "package": "zoo"}[record.source]
+    assert record.file.endswith({"hub": ".safetensors", "keras": ".h5", "package": ".safetensors"}[record.source])
     assert record.variant in {None, "v1.5", "paper", "keras"}
-    assert record.page.startswith("https://")
     assert record.recipe
-    assert record.preprocessing.size == (224, 224)
-    assert (record.classes, record.labels) == (1000, "imagenet")
+    if record.source == "package":
+        assert (record.classes, record.labels, record.tag) == (10, "fashion_mnist", "fashion_mnist")
+        assert record.preprocessing == fashion_mnist.PREPROCESSING
+    else:
+        assert record.page.startswith("https://")
+        assert record.preprocessing.size == (224, 224)
+        assert (record.classes, record.labels) == (1000, "imagenet")
 
 
-@RECORDS
+@pytest.mark.parametrize("record", [r for r in LEDGER if r.labels == IMAGENET], ids=lambda record: record.name)
 def test_results_are_plausible(record):
     assert record.results
     for result in record.results:
@@ -97,7 +101,7 @@ def test_the_hashes_are_those_of_keras_applications():
             assert record.file in source
 
 
-@pytest.mark.parametrize("model", sorted({record.model for record in LEDGER}))
+@pytest.mark.parametrize("model", sorted({record.model for record in LEDGER if record.labels == IMAGENET}))
 def test_imagenet_is_the_best_of_a_model(model):
     best, *others = list_weights(model)
     assert find_weights(model, IMAGENET) is best
@@ -125,6 +129,8 @@ def test_a_tag_may_carry_its_model():
         ("resnet50", "", r"it has"),
         ("resnet5O", "a1_in1k", r"no pretrained weights of resnet5O; did you mean .*resnet50"),
         ("mynet", "imagenet", r"no pretrained weights of mynet$"),
+        ("resnet20", "imagenet", r"'imagenet' are not known of resnet20; it has fashion_mnist$"),
+        ("resnet20", "fashion-mnist", r"did you mean fashion_mnist"),
     ],
 )
 def test_unknown_weights_are_answered_with_those_that_there_are(model, tag, message):
