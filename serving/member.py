@@ -60,7 +60,7 @@ class Member(Server):
         service.metrics.before = job.before
         config = configured(service, job.options)
         super().__init__(config, service, job.options)
-        self._protocol = _telling(config.http_protocol_class, self._one_closed)
+        self.protocol = _telling(config.http_protocol_class, self.connection_lost)
         self._channel, self._closed, self._telling = channel, 0, False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -85,9 +85,9 @@ class Member(Server):
     def _take(self, message: Message) -> None:
         if message.descriptor is None:  # there are no more to be had
             if message.kind == CONNECTION:
-                self._one_closed()
+                self.connection_lost()
         elif message.kind == CONNECTION:
-            self._do(self._answer(message.descriptor))
+            self.take_in(socket.socket(fileno=message.descriptor))
         elif message.kind == FIGURES:
             self._do(tell(self.service.metrics.figures(), message.descriptor))
 
@@ -100,22 +100,8 @@ class Member(Server):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _answer(self, descriptor: int) -> None:
-        connection = socket.socket(fileno=descriptor)
-        try:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await asyncio.get_running_loop().connect_accepted_socket(self._speaker, connection, ssl=self.config.ssl)
-        except Exception:  # the client has gone, or does not speak TLS
-            connection.close()
-            self._one_closed()
-
-    def _speaker(self) -> asyncio.Protocol:
-        speaker: asyncio.Protocol = self._protocol(
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
-        return speaker
-
-    def _one_closed(self) -> None:
+    def connection_lost(self) -> None:
+        """One is closed, or never was one: the parent counts them."""
         self._closed += 1
         if not self._telling:
             self._telling = True

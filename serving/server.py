@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import socket
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -157,6 +160,8 @@ class Server(uvicorn.Server):
         self.failed: Exception | None = None
         self._loading: asyncio.Task[None] | None = None
         self._grpc: Any = None
+        self.protocol: Any = config.http_protocol_class
+        self._answering: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
@@ -168,15 +173,47 @@ class Server(uvicorn.Server):
         self._loading = asyncio.get_running_loop().create_task(self._load())
 
     async def shutdown(self, sockets: Any = None) -> None:
-        # A client that has connected must not be reset: first those that wait are taken in, and then their requests.
-        await asyncio.sleep(0)
-        for server in self.servers:
-            server.close()
+        self._take_in_the_last()
         await asyncio.sleep(_GRACE)
         if self._grpc is not None:
             await asyncio.gather(super().shutdown(sockets), self._grpc.stop(self.options.drain))
         else:
             await super().shutdown(sockets)
+
+    def _take_in_the_last(self) -> None:
+        """Listen no more, but take in who has connected by now: to them a closed socket would be a reset."""
+        for server in self.servers:
+            listeners = [socket.socket(fileno=os.dup(own.fileno())) for own in server.sockets]
+            server.close()
+            for listener in listeners:
+                with listener:
+                    listener.setblocking(False)
+                    with suppress(OSError):  # no more wait
+                        while True:
+                            self.take_in(listener.accept()[0])
+
+    def take_in(self, connection: socket.socket) -> None:
+        """Answer a connection that somebody else has accepted."""
+        task = asyncio.get_running_loop().create_task(self._answer(connection))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _answer(self, connection: socket.socket) -> None:
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await asyncio.get_running_loop().connect_accepted_socket(self._speaker, connection, ssl=self.config.ssl)
+        except Exception:  # the client has gone, or does not speak TLS
+            connection.close()
+            self.connection_lost()
+
+    def connection_lost(self) -> None:
+        """Called when a connection that was taken in turns out to be none."""
+
+    def _speaker(self) -> asyncio.Protocol:
+        speaker: asyncio.Protocol = self.protocol(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return speaker
 
     async def _start_grpc(self, shared: bool = False) -> None:
         options = self.options
