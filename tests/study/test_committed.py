@@ -1,0 +1,42 @@
+"""The studies whose pictures the documentation shows: the claims that are made of them hold in their numbers."""
+
+from pathlib import Path
+
+import pytest
+
+from keras_resnets.study import Outcome
+
+FOLDER = Path(__file__).parents[2] / "docs" / "studies"
+
+
+@pytest.fixture(scope="module")
+def gradients():
+    return Outcome.load(FOLDER / "gradients.json")
+
+
+@pytest.mark.parametrize("study", [file.stem for file in sorted(FOLDER.glob("*.json"))])
+def test_text_and_picture_belong_to_the_numbers(study, tmp_path):
+    outcome = Outcome.load(FOLDER / f"{study}.json")
+    assert outcome.study == study
+    assert (FOLDER / f"{study}.md").read_text(encoding="utf-8") == outcome.markdown()
+    outcome.save(tmp_path)
+    assert (tmp_path / f"{study}.png").stat().st_size > 10_000 and (FOLDER / f"{study}.png").is_file()
+
+
+def test_the_gradient_study_is_of_20_to_110_layers_in_float64(gradients):
+    settings = gradients.settings
+    assert (min(settings["depths"]), max(settings["depths"]), settings["dtype"]) == (20, 110, "float64")
+    assert len(settings["seeds"]) >= 3 and len(settings["depths"]) >= 5
+
+
+@pytest.mark.parametrize(("setting", "falls"), [("no batch norm, 0.7 × He", True), ("batch norm, He", False)])
+def test_plain_gradients_are_geometric_and_residual_slopes_five_times_smaller(gradients, setting, falls):
+    fits = {fit["family"]: fit for fit in gradients.details["fits"] if fit["setting"] == setting}
+    assert fits["plain"]["r2"] >= 0.95
+    assert (fits["plain"]["slope"] < 0) == falls
+    assert abs(fits["plain"]["slope"]) >= 5 * abs(fits["residual"]["slope"])
+
+
+def test_at_he_s_own_scale_the_plain_gradient_hardly_falls(gradients):
+    fits = {fit["family"]: fit for fit in gradients.details["fits"] if fit["setting"] == "no batch norm, He"}
+    assert abs(fits["plain"]["slope"]) < 0.03 < fits["residual"]["slope"]
