@@ -27,7 +27,10 @@ def blocks(language):
 UNPINNED = """
 import dataclasses
 from keras_resnets.weights import ledger
-ledger.LEDGER = tuple(dataclasses.replace(record, hash=None, revision=None) for record in ledger.LEDGER)
+ledger.LEDGER = tuple(
+    dataclasses.replace(record, hash=None, revision=None) if record.source == "hub" else record
+    for record in ledger.LEDGER
+)
 """
 
 
