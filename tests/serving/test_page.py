@@ -93,6 +93,7 @@ def test_it_works_by_keyboard_alone(open_page, image):
     page.keyboard.press("ArrowDown")
     assert page.input_value("#model") == "second"
     page.keyboard.press("Tab")
+    page.wait_for_function("document.activeElement.id == 'drop'")
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")
     chooser.value.set_files(image)
