@@ -8,9 +8,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras_resnets.study import STUDIES
+
+if TYPE_CHECKING:
+    from keras_resnets.training import Recipe
 
 _EXAMPLES = """  keras-resnets study degradation --quick                       plain against residual, in minutes
   keras-resnets study degradation --depths 20,56 --seeds 0,1,2  again after a stop: goes on where it was
@@ -65,7 +68,7 @@ def _gradients_options(parser: argparse.ArgumentParser) -> None:
 def _trained_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--networks", type=_texts, metavar="A,B,…",
-        help="trained networks: runs' folders, .keras files, names with weights of the package",
+        help="trained networks: runs' folders, .keras files, names with weights of the package (default: resnet20)",
     )  # fmt: skip
     parser.add_argument("--images", type=int, metavar="N", help="test images; 0: all")
     parser.add_argument("--data", metavar="NAME", help="their data set, where they do not tell it")
@@ -150,7 +153,7 @@ def _study(options: argparse.Namespace) -> int:
     settings = dict(module.QUICK) if options.quick else {}
     given = {name: value for name, value in vars(options).items() if name not in _OURS and value is not None}
     if changes := {name: given.pop(name) for name in _RECIPE_OPTIONS if name in given and hasattr(module, "RECIPE")}:
-        settings["recipe"] = replace(settings.get("recipe", module.RECIPE), **changes)
+        settings["recipe"] = _changed(settings.get("recipe", module.RECIPE), changes)
     out = Path(options.out or Path("studies") / options.study)
     try:
         outcome = getattr(module, options.study)(out, **settings, **given, verbose=not options.quiet)
@@ -160,6 +163,14 @@ def _study(options: argparse.Namespace) -> int:
     outcome.show()
     print(f"wrote {options.study}.png, .md and .json into {out}")
     return 0
+
+
+def _changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    """The recipe with other values; a run that is as short as its warm-up has a shorter one."""
+    epochs = changes.get("epochs", 0)
+    if 0 < epochs <= recipe.warmup_epochs:
+        changes = {**changes, "warmup_epochs": epochs / 4}
+    return replace(recipe, **changes)
 
 
 _OURS = ("study", "quick", "out", "quiet", "run", "loads_tensorflow", "traceback")

@@ -63,7 +63,7 @@ def degradation(
         depths: layers: 20, 32, 44, 56 and 110 for small images; 18, 34, 50, 101 and 152 are ImageNet's networks, here
             with an input of 32 pixels unless the recipe has an image_size.
         seeds: of initialisation, order and augmentation; the bands go from the lowest to the highest.
-        recipe: how each is trained; its model and seed do not matter.
+        recipe: how each is trained; its model and seed do not matter, and it holds no images out.
         curve_images: test images whose error is measured after every epoch; at the end it is that of all. 0: all.
         dataset: instead of loading the recipe's.
         verbose: show progress on standard error.
@@ -77,12 +77,14 @@ def degradation(
         TrainingStopped, KeyboardInterrupt: after a signal; the same call goes on.
     """
     folder = Path(folder)
+    if recipe.validation:
+        raise StudyError("the recipe of this study holds no images out: its curves are of test images")
     runs = _plan(depths, seeds, recipe)
     data = dataset or load_dataset(recipe.data)
     # Figure 6 shows the test error of each epoch. Nothing is chosen by it.
     number = min(curve_images, len(data.test)) or len(data.test)
     some = np.linspace(0, len(data.test) - 1, number).astype(np.int64)
-    data = replace(data.hold_out(recipe.validation), validation=data.test.take(some))
+    data = replace(data, validation=data.test.take(some))
     outcome = None
     for number, run in enumerate(runs, start=1):
         place = folder / run.name

@@ -21,13 +21,12 @@ from keras_resnets.study.blocks import CHUNK, Blocks, compiled
 from keras_resnets.study.kept import Kept, progress
 from keras_resnets.study.outcome import Outcome, StudyError
 from keras_resnets.study.runs import this_environment
-from keras_resnets.study.trained import Trained, trained_networks
+from keras_resnets.study.trained import NETWORKS, Trained, trained_networks
 
 with extra("tensorflow"):
     import keras
     import tensorflow as tf
 
-NETWORKS = ("plainnet20", "plainnet56", "resnet20", "resnet56")
 QUICK = {"images": 300}
 _BLOCK = re.compile(r"conv(\d+)_block(\d+)_(.*)")
 
@@ -245,7 +244,7 @@ def draw(outcome: Outcome, file: Path) -> None:
     figure, axes = sheet(3)
     for family in ("plain", "residual"):
         mine = [one for one in outcome.details["networks"] if one["family"] == family]
-        for one, colour in zip(mine, shades(family, len(mine) or 1), strict=True):
+        for one, colour in zip(mine, shades(family, len(mine)), strict=True):
             stds = _stds(one)
             axes[0, 0].plot(range(1, len(stds) + 1), stds, color=colour, label=one["network"], linewidth=1.4)
             axes[0, 1].plot(range(1, len(stds) + 1), sorted(stds, reverse=True), color=colour, linewidth=1.4)

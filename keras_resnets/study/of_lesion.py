@@ -20,13 +20,12 @@ from keras_resnets.study.blocks import Blocks
 from keras_resnets.study.kept import Kept, progress
 from keras_resnets.study.outcome import Outcome, StudyError
 from keras_resnets.study.runs import this_environment
-from keras_resnets.study.trained import Trained, trained_networks
+from keras_resnets.study.trained import NETWORKS, Trained, trained_networks
 
 with extra("tensorflow"):
     import keras
     import tensorflow as tf
 
-NETWORKS = ("plainnet56", "resnet56")
 COUNTS = (1, 2, 3, 4, 6, 8, 10, 12)  # blocks that are left out together, or pairs that are exchanged
 QUICK = {"images": 500, "draws": 1, "counts": (2, 4, 8), "path_images": 32, "path_draws": 2}
 TOLERABLE = 5.0  # points of accuracy

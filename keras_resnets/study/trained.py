@@ -15,9 +15,11 @@ from keras_resnets.models.files import load_model
 from keras_resnets.study.outcome import StudyError
 from keras_resnets.training.config import RECIPE, read_recipe
 from keras_resnets.training.records import MODEL
+from keras_resnets.weights import list_weights
 
 WEIGHTS = "fashion_mnist"  # tag of the weights that the package brings
 SAMPLE = "fashion_mnist_sample"  # and test images
+NETWORKS = ("resnet20",)  # that studies look at unless told otherwise
 
 
 class Trained(NamedTuple):
@@ -68,7 +70,7 @@ def trained_network(source: str | Path, images: int = 0, data: str | None = None
     elif str(source).endswith(".keras"):
         model = load_model(place)
     else:
-        model = create_model(model_info(str(source)).name, weights=WEIGHTS)
+        model = _shipped(str(source))
     if getattr(model, "preprocessing", None) is None:
         raise StudyError(f"{source} does not carry its preprocessing: save it with keras_resnets.save_model")
     split = load_dataset(data or (recipe.data if recipe else SAMPLE)).test
@@ -76,6 +78,16 @@ def trained_network(source: str | Path, images: int = 0, data: str | None = None
     taken = split.take(rows)
     prepared = model.preprocessing([taken.image(row) for row in range(len(taken))])
     return Trained(recipe.model if recipe else model.name, model, prepared, taken.labels)
+
+
+def _shipped(source: str) -> Any:
+    name = model_info(source).name
+    if not any(record.source == "package" for record in list_weights(name)):
+        raise StudyError(
+            f"{name} has no weights in this package: train it (keras-resnets train --recipe fashion_mnist --model "
+            f"{name} --out runs/{name}), and name the run's folder"
+        )
+    return create_model(name, weights=WEIGHTS)
 
 
 def trained_networks(sources: Sequence[str | Path], images: int = 0, data: str | None = None) -> list[Trained]:

@@ -203,6 +203,15 @@ def test_a_network_whose_process_fails_is_told_with_its_words(tmp_path):
 # The command.
 
 
+def test_a_run_as_short_as_its_warm_up(tmp_path):
+    from keras_resnets.cli_study import _changed
+
+    assert _changed(RECIPE, {"epochs": 1}).warmup_epochs == 0.25
+    assert _changed(RECIPE, {"epochs": 2}).warmup_epochs == RECIPE.warmup_epochs
+    with pytest.raises(StudyError, match="holds no images out"):
+        degradation(tmp_path, recipe=replace(QUICKEST, validation=10))
+
+
 def test_every_study_has_a_command(capsys):
     for name in STUDIES:
         with pytest.raises(SystemExit) as ended:
@@ -223,6 +232,7 @@ def test_every_study_has_a_command(capsys):
         (["gradients", "--arguments", "[]"], "is not a JSON object"),
         (["gradients", "--model", "json:loads"], "does not take the arguments"),
         (["lesion", "--networks", "nothing/there.keras"], "does not exist|No such file"),
+        (["lesion", "--networks", "resnet56v2"], "has no weights in this package: train it"),
         (["landscape", "--points", "4"], "points must be odd"),
         (["depth", "--networks", "resnet21"], "did you mean"),
         (["nothing"], "invalid choice"),

@@ -260,3 +260,16 @@ def test_landscape(runs, tmp_path, is_picture):
     for points, radius in ((4, 1.0), (1, 1.0), (3, 0.0)):
         with pytest.raises(StudyError, match="points must be odd"):
             landscape(tmp_path, networks=networks, points=points, radius=radius)
+
+
+# Without a word: what the package brings.
+
+
+@pytest.mark.parametrize("study", ["identity", "lesion", "landscape"])
+def test_the_quick_studies_need_nothing_but_the_package(study, tmp_path, monkeypatch, capsys, is_picture):
+    from keras_resnets.cli import main
+
+    monkeypatch.setenv("KERAS_RESNETS_FASHION_MNIST", str(tmp_path))  # where no data set is
+    assert main(["study", study, "--quick", "--quiet", "--images", "40", "--out", str(tmp_path / "out")]) == 0
+    assert "resnet20" in capsys.readouterr().out
+    assert is_picture(tmp_path / "out" / f"{study}.png")
