@@ -156,7 +156,7 @@ def _study(options: argparse.Namespace) -> int:
         settings["recipe"] = _changed(settings.get("recipe", module.RECIPE), changes)
     out = Path(options.out or Path("studies") / options.study)
     try:
-        outcome = getattr(module, options.study)(out, **settings, **given, verbose=not options.quiet)
+        outcome = getattr(module, options.study)(out, **{**settings, **given}, verbose=not options.quiet)
     except TrainingStopped as stopped:
         print(f"keras-resnets: {stopped}", file=sys.stderr)
         return os.EX_TEMPFAIL
