@@ -72,7 +72,7 @@ def test_input_tensor_builds_on_what_is_there():
         ({"input_shape": (32, 32, None)}, "channels must be given"),
         ({"pooling": "mean"}, "'avg' or 'max'"),
         ({"variant": "v2"}, "'v1.5', 'paper', 'keras'"),
-        ({"weights": "imagenet"}, "no pretrained weights of resnet20"),
+        ({"weights": "imagenet"}, "'imagenet' are not known of resnet20; it has fashion_mnist"),
         ({"weights": "missing.keras"}, "does not exist"),
     ],
 )

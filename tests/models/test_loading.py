@@ -377,7 +377,7 @@ def refused(weights, *messages, name="resnet20", **arguments):
         ("pytorch_model.bin", "resnet20", "a weights file ends in .safetensors"),
         ("a9_in1k", "resnet50", "'a9_in1k' are not known of resnet50; did you mean "),
         ("", "resnet50", r"weights must be None (random), a tag or the path of a file, not ''"),
-        ("imagenet", "resnet20", "there are no pretrained weights of resnet20"),
+        ("imagenet", "resnet32", "there are no pretrained weights of resnet32"),
         ("resnet34.a1_in1k", "resnet18", "are not known of resnet18"),
         (True, "resnet20", "weights must be None (random), a tag or the path of a file, not True"),
         (b"w.h5", "resnet20", "weights must be None (random), a tag or the path of a file"),
@@ -613,7 +613,7 @@ def test_a_home_folder_and_a_record_are_taken(tmp_path, monkeypatch):
     keras_resnets.save_weights(keras_resnets.ResNet20(), tmp_path / "w.safetensors")
     keras_resnets.ResNet20(weights="~/w.safetensors")
     record = keras_resnets.list_weights("resnet18")[0]
-    with pytest.raises(WeightsError, match="no pretrained weights of resnet20"):
+    with pytest.raises(WeightsError, match="are not known of resnet20; it has fashion_mnist"):
         keras_resnets.ResNet20(weights=record)
 
 
