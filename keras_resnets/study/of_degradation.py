@@ -26,7 +26,9 @@ RECIPE = Recipe(
     model="", data="fashion_mnist", epochs=15, train_images=20_000, learning_rate=0.1, warmup_epochs=1, pad=2, flip=True
 )
 CURVE_IMAGES = 2_000
-QUICK = {"depths": (20, 56), "seeds": (0,), "recipe": replace(RECIPE, epochs=3, train_images=3_000)}
+QUICK = {
+    "depths": (20, 56), "seeds": (0,), "curve_images": 500, "recipe": replace(RECIPE, epochs=3, train_images=2_000),
+}  # fmt: skip
 _IMAGENET_SIDE = 32  # pixels, of networks that begin with ImageNet's stem
 
 
