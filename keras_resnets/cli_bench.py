@@ -35,9 +35,9 @@ def add_bench(commands: Any, command: Callable[..., argparse.ArgumentParser]) ->
     parser.add_argument("bundles", nargs="+", metavar="BUNDLE", help="bundles, and ONNX files from anywhere")
     what = parser.add_argument_group("what is measured: every combination")
     what.add_argument(
-        "--provider", type=_words, default=("cpu",), metavar="LIST", help=f"of {', '.join(_PROVIDERS)} (default: cpu)"
+        "--provider", type=words, default=("cpu",), metavar="LIST", help=f"of {', '.join(_PROVIDERS)} (default: cpu)"
     )
-    what.add_argument("--precision", type=_words, metavar="LIST", help="default: all that are for the provider")
+    what.add_argument("--precision", type=words, metavar="LIST", help="default: all that are for the provider")
     what.add_argument("--batch", type=_numbers, default=(1, 8, 32), metavar="LIST", help="images (default: 1,8,32)")
     what.add_argument("--threads", type=_numbers, metavar="LIST", help="of an operator (default: the CPUs ÷ workers)")
     what.add_argument("--workers", type=_numbers, default=(1,), metavar="LIST", help="calls at once (default: 1)")
@@ -67,7 +67,7 @@ def add_bench(commands: Any, command: Callable[..., argparse.ArgumentParser]) ->
 
 def _add_scenarios(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("MLPerf-style scenarios instead (not MLPerf results), through mlcommons-loadgen")
-    group.add_argument("--scenario", type=_words, metavar="LIST", help=f"of {', '.join(_SCENARIOS)}, or all")
+    group.add_argument("--scenario", type=words, metavar="LIST", help=f"of {', '.join(_SCENARIOS)}, or all")
     group.add_argument(
         "--p99", type=float, default=15.0, metavar="MS", help="the server scenario's bound (default: 15)"
     )
@@ -76,16 +76,21 @@ def _add_scenarios(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--model", metavar="NAME", help="what the server calls it (default: as its folder)")
 
 
-def _words(text: str) -> tuple[str, ...]:
-    words = tuple(word.strip() for word in text.split(",") if word.strip())
-    if not words:
+def words(text: str) -> tuple[str, ...]:
+    """What stands between the commas, for an option's type.
+
+    Raises:
+        argparse.ArgumentTypeError: when there is nothing.
+    """
+    found = tuple(word.strip() for word in text.split(",") if word.strip())
+    if not found:
         raise argparse.ArgumentTypeError("it is empty")
-    return words
+    return found
 
 
 def _numbers(text: str) -> tuple[int, ...]:
     try:
-        numbers = tuple(int(word) for word in _words(text))
+        numbers = tuple(int(word) for word in words(text))
     except ValueError:
         raise argparse.ArgumentTypeError(f"numbers with commas between them, as 1,8,32, not {text!r}") from None
     if min(numbers) < 1:
@@ -228,7 +233,7 @@ def add_tune(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> 
         help="percentage points of top-1 that a lower precision may lose beside float32; where the bundle does not know"
         " its top-1, of the images on which both agree (default: %(default)g)",
     )  # fmt: skip
-    parser.add_argument("--provider", type=_words, metavar="LIST", help="that may be used (default: all active ones)")
+    parser.add_argument("--provider", type=words, metavar="LIST", help="that may be used (default: all active ones)")
     parser.add_argument("--budget", type=_seconds, default=600.0, metavar="TIME", help="as 90s or 10m (default: 10m)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write bench.json and report.html there, too")
     what = parser.add_mutually_exclusive_group()

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keras_resnets.cli_bench import words
 from keras_resnets.study import STUDIES
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _gradients_options(parser: argparse.ArgumentParser) -> None:
 
 def _trained_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--networks", type=_texts, metavar="A,B,…",
+        "--networks", type=words, metavar="A,B,…",
         help="trained networks: runs' folders, .keras files, names with weights of the package (default: resnet20)",
     )  # fmt: skip
     parser.add_argument("--images", type=int, metavar="N", help="test images; 0: all")
@@ -95,7 +96,7 @@ def _landscape_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _depth_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--networks", type=_texts, metavar="A,B,…", help="names of `list`")
+    parser.add_argument("--networks", type=words, metavar="A,B,…", help="names of `list`")
     parser.add_argument("--steps", type=int, metavar="N", help="of training (default 100)")
     _recipe_options(parser, "data", "batch_size", "learning_rate", "precision")
 
@@ -176,10 +177,6 @@ def _changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
 _OURS = ("study", "quick", "out", "quiet", "run", "loads_tensorflow", "traceback")
 
 
-def _texts(text: str) -> tuple[str, ...]:
-    return tuple(part for part in text.split(",") if part)
-
-
 def _json(text: str) -> dict[str, Any]:
     import json
 
@@ -194,6 +191,6 @@ def _json(text: str) -> dict[str, Any]:
 
 def _numbers(text: str) -> tuple[int, ...]:
     try:
-        return tuple(int(part) for part in text.split(","))
+        return tuple(int(word) for word in words(text))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers with commas between them") from None

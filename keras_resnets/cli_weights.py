@@ -63,11 +63,10 @@ def _add_convert(actions: Any, command: Callable[..., argparse.ArgumentParser]) 
 
 
 def _find(name: str) -> Any:
-    from keras_resnets.weights import IMAGENET, find_weights, list_weights
+    from keras_resnets.weights import find_weights
 
     model, _, tag = name.partition(".")
-    best = next(iter(list_weights(model)), None)
-    return find_weights(model, tag or (best.tag if best else IMAGENET))
+    return find_weights(model, tag or None)
 
 
 def _list(options: argparse.Namespace) -> int:

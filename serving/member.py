@@ -62,7 +62,6 @@ class Member(Server):
         super().__init__(config, service, job.options)
         self.protocol = _telling(config.http_protocol_class, self.connection_lost)
         self._channel, self._closed, self._telling = channel, 0, False
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: Any = None) -> None:
         self.servers, self.started = [], True
@@ -89,16 +88,11 @@ class Member(Server):
         elif message.kind == CONNECTION:
             self.take_in(socket.socket(fileno=message.descriptor))
         elif message.kind == FIGURES:
-            self._do(tell(self.service.metrics.figures(), message.descriptor))
+            self.do(tell(self.service.metrics.figures(), message.descriptor))
 
     def _end(self) -> None:
         """The server stops, or the parent has gone."""
         super().handle_exit(signal.SIGTERM, None)
-
-    def _do(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def connection_lost(self) -> None:
         """One is closed, or never was one: the parent counts them."""

@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,7 +161,7 @@ class Server(uvicorn.Server):
         self._loading: asyncio.Task[None] | None = None
         self._grpc: Any = None
         self.protocol: Any = config.http_protocol_class
-        self._answering: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
@@ -194,9 +194,13 @@ class Server(uvicorn.Server):
 
     def take_in(self, connection: socket.socket) -> None:
         """Answer a connection that somebody else has accepted."""
-        task = asyncio.get_running_loop().create_task(self._answer(connection))
-        self._answering.add(task)
-        task.add_done_callback(self._answering.discard)
+        self.do(self._answer(connection))
+
+    def do(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine beside everything else; asyncio itself keeps none alive."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, connection: socket.socket) -> None:
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import replace
 
 from keras_resnets.data.cifar import load_cifar10, load_cifar100
 from keras_resnets.data.dataset import DataError, Dataset, Samples, Split
@@ -47,8 +46,7 @@ def load_dataset(name: str, size: int | None = None) -> Dataset:
         near = difflib.get_close_matches(name, LOADERS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join((*LOADERS, *PLACES))}"
         raise DataError(f"unknown data set {name!r}: {hint}")
-    data = LOADERS[name]()
-    return replace(data, preprocessing=replace(data.preprocessing, size=(size, size))) if size else data
+    return LOADERS[name]().sized(size)
 
 
 def _load_place(kind: str, place: str, size: int | None) -> Dataset:

@@ -105,6 +105,10 @@ class Dataset:
             validation=self.train.take(np.sort(order[:number])),
         )
 
+    def sized(self, side: int | None) -> Dataset:
+        """For a network whose input is `side` pixels high and wide; None or 0 leaves it as it is."""
+        return replace(self, preprocessing=replace(self.preprocessing, size=(side, side))) if side else self
+
     def limit(self, number: int) -> Dataset:
         """Keep `number` training images, the same ones every time; 0 keeps all.
 

@@ -11,10 +11,8 @@ from keras_resnets.data.dataset import Dataset, Split, normalization
 from keras_resnets.data.idx import read_idx, read_mnist_like
 from keras_resnets.data.keras_datasets import from_keras
 from keras_resnets.labels import FASHION_MNIST
-from keras_resnets.preprocessing import Preprocessing
+from keras_resnets.preprocessing import FASHION_MNIST as PREPROCESSING
 
-# Mean and standard deviation of the 60,000 training images, which is what `normalization` finds.
-PREPROCESSING = Preprocessing(size=(28, 28), channels=1, scale=1 / 255, mean=(0.286,), std=(0.353,))
 _SAMPLE = Path(__file__).parent / "fashion_mnist_sample"
 # Where Debian's package dataset-fashion-mnist puts the files.
 _SYSTEM = Path("/usr/share/datasets/fashion-mnist")

@@ -133,6 +133,17 @@ def checked_rate(name: str, rate: float) -> float:
     return float(rate)
 
 
+@contextmanager
+def dtype_policy(policy: Any) -> Iterator[None]:
+    """Layers that are built meanwhile have this dtype policy, or precision by name."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
 def last_layer(model: Any) -> Any:
     """The layer that gives a model's output, inside nested models too."""
     last = model.outputs[0]._keras_history.operation

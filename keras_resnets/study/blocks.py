@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,11 @@ class Block:
         self.whole = keras.Model(self.input, output)
         self.addition = next((layer for layer in inside if isinstance(layer, keras.layers.Add)), None)
         self.removable = tuple(self.input.shape) == tuple(output.shape)
-        self.run = compiled(partial(self.whole, training=False), self.input)
+
+    @cached_property
+    def run(self) -> Any:
+        """The block as a graph, made when it is first asked for."""
+        return compiled(partial(self.whole, training=False), self.input)
 
     def apart(self) -> tuple[Callable[[Any], tuple[Any, Any]], bool]:
         """A function of the block's input that gives (shortcut, residual), and whether a ReLU follows their sum.

@@ -10,6 +10,7 @@ from typing import Any
 
 from keras_resnets.atomic import atomic_file
 from keras_resnets.study.outcome import StudyError
+from keras_resnets.training.config import differences
 
 
 class Kept:
@@ -33,8 +34,7 @@ class Kept:
             theirs, self._values = stored["settings"], dict(stored["values"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StudyError(f"{file} cannot be read ({error}): delete it to measure anew") from error
-        if different := [name for name in self.settings if theirs.get(name) != self.settings[name]]:
-            told = ", ".join(f"{name} {theirs.get(name)!r} (now {self.settings[name]!r})" for name in different)
+        if told := differences(theirs, self.settings):
             raise StudyError(f"{file.parent} holds measurements of other settings, {told}: choose another folder")
 
     def get(self, name: str, measure: Callable[..., Any], *arguments: Any) -> Any:
@@ -48,6 +48,9 @@ class Kept:
         self._values[name] = json.loads(json.dumps(value))
         with atomic_file(self.file) as draft:
             draft.write_text(json.dumps({"settings": self.settings, "values": self._values}), encoding="utf-8")
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
 
     def __contains__(self, name: str) -> bool:
         return name in self._values

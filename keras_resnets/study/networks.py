@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from keras_resnets.study.outcome import StudyError
 with extra("tensorflow"):
     import keras
 
+FAMILIES = {"plain": "plainnet", "residual": "resnet"}  # and how the registry's names begin
 SHORTCUTS = {"plain": None, "residual": "A"}
 _KERNELS = ("Conv1D", "Conv2D", "DepthwiseConv2D", "Dense", "EinsumDense")
 
@@ -37,15 +37,9 @@ def network(family: str, depth: int, *, input_shape: tuple[int, int, int] = (28,
         return build(net, face, variant="v1.5")
 
 
-@contextmanager
-def precision(dtype: str) -> Iterator[None]:
-    """Networks that are built meanwhile compute in this precision."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(dtype)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
+def family_of(name: str) -> str:
+    """The family of a network of the registry: "plain" without shortcuts, else "residual"."""
+    return "plain" if name.startswith(("plain", "vgg")) else "residual"
 
 
 def without_batch_norm(model: Any) -> Any:

@@ -15,11 +15,11 @@ import numpy as np
 
 from keras_resnets.data import Dataset, load_dataset
 from keras_resnets.models import REGISTRY
+from keras_resnets.study.networks import FAMILIES
 from keras_resnets.study.outcome import Outcome, StudyError
 from keras_resnets.study.runs import finished, history, test_accuracy, this_environment, train_run
 from keras_resnets.training.config import Recipe
 
-FAMILIES = {"plain": "plainnet", "residual": "resnet"}
 DEPTHS = (20, 32, 44, 56)
 SEEDS = (0, 1, 2)
 RECIPE = Recipe(
@@ -87,14 +87,13 @@ def degradation(
     number = min(curve_images, len(data.test)) or len(data.test)
     some = np.linspace(0, len(data.test) - 1, number).astype(np.int64)
     data = replace(data, validation=data.test.take(some))
-    outcome = None
     for number, run in enumerate(runs, start=1):
         place = folder / run.name
         if not finished(place, run.recipe):
-            train_run(run.recipe, place, _sized(data, run.recipe), f"{number} of {len(runs)}", verbose)
-        outcome = _gather(folder, runs[:number], recipe, data.name)
-        outcome.save(folder)
-    assert outcome is not None
+            train_run(run.recipe, place, data.sized(run.recipe.image_size), f"{number} of {len(runs)}", verbose)
+            _gather(folder, runs[:number], recipe, data.name).save(folder)
+    outcome = _gather(folder, runs, recipe, data.name)
+    outcome.save(folder)
     return outcome
 
 
@@ -120,11 +119,6 @@ def _plan(depths: Sequence[int], seeds: Sequence[int], recipe: Recipe) -> list[R
 def _recipe_of(model: str, recipe: Recipe, seed: int) -> Recipe:
     side = recipe.image_size or (_IMAGENET_SIDE if REGISTRY[model].classes == 1000 else 0)
     return replace(recipe, model=model, seed=seed, image_size=side)
-
-
-def _sized(data: Dataset, recipe: Recipe) -> Dataset:
-    side = recipe.image_size
-    return replace(data, preprocessing=replace(data.preprocessing, size=(side, side))) if side else data
 
 
 def _gather(folder: Path, runs: Sequence[Run], recipe: Recipe, data: str) -> Outcome:

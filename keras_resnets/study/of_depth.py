@@ -20,6 +20,7 @@ from keras_resnets.extras import extra
 from keras_resnets.machine import memory_mb
 from keras_resnets.models import model_info
 from keras_resnets.study.kept import Kept, progress
+from keras_resnets.study.networks import FAMILIES, family_of
 from keras_resnets.study.outcome import Outcome, StudyError
 from keras_resnets.study.runs import this_environment
 from keras_resnets.training.config import Recipe
@@ -135,7 +136,7 @@ def measure(steps: int, recipe: Recipe) -> dict[str, Any]:
     losses = np.diff(totals, prepend=0.0)
     return {
         "network": recipe.model,
-        "family": "plain" if recipe.model.startswith("plain") else "residual",
+        "family": family_of(recipe.model),
         "layers": int("".join(filter(str.isdigit, recipe.model.removesuffix("v2")))),
         "parameters": parameters,
         "build_seconds": built,
@@ -163,10 +164,14 @@ def _row(one: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _by_depth(found: Sequence[dict[str, Any]], family: str) -> list[dict[str, Any]]:
+    return sorted((one for one in found if one["family"] == family), key=lambda one: one["layers"])
+
+
 def _findings(found: Sequence[dict[str, Any]]) -> list[str]:
     sentences = []
-    for family in ("plain", "residual"):
-        mine = sorted((one for one in found if one["family"] == family), key=lambda one: one["layers"])
+    for family in FAMILIES:
+        mine = _by_depth(found, family)
         if mine:
             told = ", ".join(f"{_last(one):.2f} ({one['layers']} layers)" for one in mine)
             sentences.append(f"{family}: loss after {len(mine[0]['losses'])} steps {told}")
@@ -179,8 +184,8 @@ def draw(outcome: Outcome, file: Path) -> None:
 
     networks = outcome.details["networks"]
     figure, axes = sheet(3)
-    for family in ("plain", "residual"):
-        mine = sorted((one for one in networks if one["family"] == family), key=lambda one: one["layers"])
+    for family in FAMILIES:
+        mine = _by_depth(networks, family)
         if not mine:
             continue
         for one, colour in zip(mine, shades(family, len(mine)), strict=True):

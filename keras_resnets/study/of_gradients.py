@@ -17,9 +17,10 @@ import numpy as np
 from keras_resnets.data import Dataset, load_dataset
 from keras_resnets.data.dataset import Samples
 from keras_resnets.extras import extra
+from keras_resnets.models.layers import dtype_policy
 from keras_resnets.study.flow import Point, gradient_profile, random_inputs
 from keras_resnets.study.kept import Kept, progress
-from keras_resnets.study.networks import any_network, network, precision, scale_kernels, without_batch_norm
+from keras_resnets.study.networks import FAMILIES, any_network, network, scale_kernels, without_batch_norm
 from keras_resnets.study.outcome import Outcome, StudyError
 from keras_resnets.study.runs import finished, this_environment, train_run
 from keras_resnets.training.config import Recipe
@@ -92,7 +93,7 @@ def gradients(
         recipe: how two networks are trained to be looked at after every epoch; 0 `train_images` takes all.
         dataset: instead of loading the recipe's.
         model: one Keras model instead of the comparison, see `keras_resnets.study.networks.any_network`; its inputs
-            are random numbers unless it takes the data's images.
+            are random numbers.
         arguments: of its constructor.
         verbose: show progress on standard error.
 
@@ -129,7 +130,7 @@ def _new_networks(
         (setting, family, depth, seed)
         for depth in sorted(depths)
         for setting in SETTINGS
-        for family in ("plain", "residual")
+        for family in FAMILIES
         for seed in seeds
     ]
     found = []
@@ -149,7 +150,7 @@ def _measure(
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
     images, labels = first_batch(data, data.train, batch)
-    with precision(dtype):
+    with dtype_policy(dtype):
         model = network(family, depth, input_shape=images.shape[1:], classes=len(data.class_names))
         if not setting.batch_norm:
             model = without_batch_norm(model)
@@ -176,7 +177,7 @@ def _while_training(
     """Profiles of a plain and a residual network before training and after each epoch."""
     images, labels = first_batch(data, data.train, batch)
     found = []
-    for family, prefix in (("plain", "plainnet"), ("residual", "resnet")):
+    for family, prefix in FAMILIES.items():
         one = replace(recipe, model=f"{prefix}{depth}")
         place = folder / one.model
         kept = Kept(place / "gradients.json", {"batch": batch, "recipe": one.to_dict()})
@@ -184,8 +185,8 @@ def _while_training(
             probe = GradientProbe(kept, images, labels)
             train_run(one, place, data, verbose=verbose, callbacks=[probe])
         for epoch in range(one.epochs + 1):
-            points = kept.get(str(epoch), list)
-            found.append({"family": family, "depth": depth, "epoch": epoch, "gradients": [p[1] for p in points]})
+            gradients_then = [point[1] for point in kept[str(epoch)]]
+            found.append({"family": family, "depth": depth, "epoch": epoch, "gradients": gradients_then})
     return found
 
 
@@ -245,7 +246,7 @@ def _outcome(
         for fit in fits
     ]
     findings = [_finding(setting, fits) for setting in SETTINGS] if len(depths) > 1 else []
-    findings += [_trained_finding(family, trained) for family in ("plain", "residual")]
+    findings += [_trained_finding(family, trained) for family in FAMILIES]
     return Outcome(
         "gradients",
         f"‖∂L/∂h‖ at the first block over the last, {depths[0]} to {depths[-1]} layers, {data.name}, {dtype}",
@@ -259,8 +260,8 @@ def _outcome(
 
 def _fits(profiles: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
     for setting in SETTINGS:
-        for family in ("plain", "residual"):
-            some = [one for one in profiles if (one["setting"], one["family"]) == (setting.name, family)]
+        for family in FAMILIES:
+            some = _those_of(profiles, setting, family)
             slope, intercept, r2 = line([one["depth"] for one in some], [_ratio(one) for one in some])
             deepest = max(one["depth"] for one in some)
             ratios = [_ratio(one) for one in some if one["depth"] == deepest]
@@ -270,11 +271,13 @@ def _fits(profiles: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
             }  # fmt: skip
 
 
+def _those_of(found: Iterable[dict[str, Any]], setting: Setting, family: str) -> list[dict[str, Any]]:
+    """Profiles or fits of one setting and family."""
+    return [one for one in found if (one["setting"], one["family"]) == (setting.name, family)]
+
+
 def _finding(setting: Setting, fits: Sequence[dict[str, Any]]) -> str:
-    plain, residual = (
-        next(fit for fit in fits if (fit["setting"], fit["family"]) == (setting.name, family))
-        for family in ("plain", "residual")
-    )
+    plain, residual = (_those_of(fits, setting, family)[0] for family in FAMILIES)
     times = abs(plain["slope"] / residual["slope"])
     how = f"{times:.1f} times as steep as the residual one's" if times > 1 else "flatter than the residual one's"
     return (
@@ -306,7 +309,7 @@ def _of_one(
     def measure(seed: int) -> list[Point]:
         keras.utils.clear_session()
         keras.utils.set_random_seed(seed)
-        with precision(dtype):
+        with dtype_policy(dtype):
             model = any_network(source, arguments)
         return gradient_profile(model, _shaped(model, random_inputs(model, batch, seed=seed)), seed=seed)
 
@@ -392,10 +395,7 @@ def _draw_ratios(axis: Any, setting: Setting, outcome: Outcome) -> None:
         if fit["setting"] != setting.name:
             continue
         colour = FAMILY_COLORS[fit["family"]]
-        some = [
-            one for one in outcome.details["profiles"]
-            if (one["setting"], one["family"]) == (setting.name, fit["family"])
-        ]  # fmt: skip
+        some = _those_of(outcome.details["profiles"], setting, fit["family"])
         depths = np.array(sorted({one["depth"] for one in some}))
         axis.plot([one["depth"] for one in some], [10 ** _ratio(one) for one in some], "o", color=colour, markersize=4)
         label = f"{fit['family']}: {fit['slope']:+.3f} decades a layer"

@@ -19,6 +19,7 @@ from keras_resnets.models import create_model
 from keras_resnets.models.layers import allow_depth
 from keras_resnets.study.blocks import CHUNK, Blocks, compiled
 from keras_resnets.study.kept import Kept, progress
+from keras_resnets.study.networks import FAMILIES
 from keras_resnets.study.outcome import Outcome, StudyError
 from keras_resnets.study.runs import this_environment
 from keras_resnets.study.trained import NETWORKS, Trained, trained_networks
@@ -63,8 +64,7 @@ def identity(
     chosen = trained_networks(networks, images, data)
     with progress("networks", len(chosen), verbose) as advance:
         for one in chosen:
-            kept = Kept(folder / f"{one.name}.json".replace(" ", ""), {"images": len(one.images), "network": one.name})
-            found.append(_examine(one, kept, deeper))
+            found.append(_examine(one, one.kept(folder), deeper))
             advance()
     outcome = Outcome(
         "identity",
@@ -218,7 +218,7 @@ def _row(one: dict[str, Any]) -> dict[str, Any]:
 
 def _findings(found: Sequence[dict[str, Any]], deeper: str) -> list[str]:
     sentences = []
-    for family in ("plain", "residual"):
+    for family in FAMILIES:
         mine = sorted((one for one in found if one["family"] == family), key=lambda one: len(one["layers"]))
         told = ", ".join(f"{float(np.median(_stds(one))):.3g} in {one['network']}" for one in mine)
         if mine:
@@ -242,7 +242,7 @@ def draw(outcome: Outcome, file: Path) -> None:
     from keras_resnets.study.plots import shades, sheet, write
 
     figure, axes = sheet(3)
-    for family in ("plain", "residual"):
+    for family in FAMILIES:
         mine = [one for one in outcome.details["networks"] if one["family"] == family]
         for one, colour in zip(mine, shades(family, len(mine)), strict=True):
             stds = _stds(one)

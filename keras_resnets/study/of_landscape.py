@@ -63,8 +63,7 @@ def landscape(
         raise StudyError(f"points must be odd and at least 3, radius positive, not {points} and {radius}")
     found = []
     for one in trained_networks(networks, images, data):
-        settings = {"network": one.name, "images": len(one.images), "points": points, "radius": radius, "seed": seed}
-        kept = Kept(folder / f"{one.name}.json".replace(" ", ""), settings)
+        kept = one.kept(folder, points=points, radius=radius, seed=seed)
         loss = _grid(one, kept, points, radius, seed, verbose)
         found.append({"network": one.name, "family": one.family, "classes": one.model.output_shape[-1], "loss": loss})
     number = images or "all"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,9 +80,7 @@ def lesion(
         raise StudyError("draws and counts must be at least 1")
     found, plan = [], _Plan(draws, tuple(counts), path_images, path_draws, seed)
     for one in trained_networks(networks, images, data):
-        settings = {"images": len(one.images), "seed": seed, "network": one.name}
-        kept = Kept(folder / f"{one.name}.json".replace(" ", ""), settings)
-        found.append(_examine(one, kept, plan, verbose))
+        found.append(_examine(one, one.kept(folder, seed=seed), plan, verbose))
     outcome = Outcome(
         "lesion",
         f"Trained networks without some of their blocks, {found[0]['images']:,} test images",
@@ -110,10 +109,9 @@ def _examine(one: Trained, kept: Kept, plan: _Plan, verbose: bool) -> dict[str, 
         for name, orders in lesions.items():
             accuracies[name] = kept.get(name, _percent, blocks, one, orders)
             advance()
-        way = PathGradients(blocks, one.images[:path_images], one.labels[:path_images]) if lengths else None
+        way = PathGradients(blocks, one.images[:path_images], one.labels[:path_images])
         paths = []
         for length in lengths:
-            assert way is not None
             name = f"paths of {length}, {path_draws} draws, {path_images} images"
             paths.append(kept.get(name, way.mean, length, path_draws, seed))
             advance()
@@ -192,10 +190,16 @@ class PathGradients:
     """
 
     def __init__(self, blocks: Blocks, images: Any, labels: Any) -> None:
-        self.count = len(blocks.blocks)
+        self.blocks, self.count = blocks, len(blocks.blocks)
+        self.images, self.labels = images, labels
+
+    @cached_property
+    def _gradient(self) -> Any:
+        """As a graph, made when the first path is asked for: those of a finished study are kept."""
+        blocks, images = self.blocks, self.images
         parts = [block.apart() for block in blocks.blocks]
         start = blocks.stem(tf.constant(images), training=False)
-        truth = tf.constant(labels)
+        truth = tf.constant(self.labels)
 
         def gradient(chosen: Any) -> Any:
             with tf.GradientTape() as tape:
@@ -213,7 +217,7 @@ class PathGradients:
             return tape.gradient(loss, start)
 
         spec = tf.TensorSpec([self.count], start.dtype)
-        self._gradient = tf.function(gradient).get_concrete_function(spec)
+        return tf.function(gradient).get_concrete_function(spec)
 
     def gradient(self, chosen: Sequence[int]) -> NDArray[np.float32]:
         """∂L/∂h of the loss of each image at the first block's input, on the path through these branches."""

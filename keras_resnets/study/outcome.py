@@ -69,11 +69,10 @@ class Outcome:
     def markdown(self) -> str:
         """Title, findings and table."""
         lines = [f"# {self.title}", "", *(f"- {finding}" for finding in self.findings), ""]
-        if self.rows:
-            names = list(self.rows[0])
-            lines += [_line(names), _line(["---"] * len(names))]
-            lines += [_line([cell(row[name]) for name in names]) for row in self.rows]
-        return "\n".join(lines) + "\n"
+        from keras_resnets.models.tables import markdown  # the command line's --help loads no NumPy
+
+        rows = [[cell(value) for value in row.values()] for row in self.rows]
+        return "\n".join(lines) + "\n" + (markdown(list(self.rows[0]), rows) if rows else "")
 
     def show(self, console: Any = None) -> None:
         """Print title, table and findings."""
@@ -99,10 +98,6 @@ def cell(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return str(value)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _drawing(study: str) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 from keras_resnets.data import Dataset
 from keras_resnets.extras import extra
 from keras_resnets.study.outcome import StudyError
-from keras_resnets.training.config import RECIPE, Recipe, read_recipe
+from keras_resnets.training.config import RECIPE, Recipe, differences, read_recipe
 from keras_resnets.training.records import EVALUATION, HISTORY, environment
 from keras_resnets.training.run import train
 
@@ -28,9 +28,7 @@ def finished(folder: Path, recipe: Recipe) -> bool:
     """
     if not (folder / EVALUATION).is_file() or not (folder / RECIPE).is_file():
         return False
-    theirs, ours = read_recipe(folder).to_dict(), recipe.to_dict()
-    if different := [name for name in ours if theirs[name] != ours[name]]:
-        told = ", ".join(f"{name} {theirs[name]!r} (now {ours[name]!r})" for name in different)
+    if told := differences(read_recipe(folder).to_dict(), recipe.to_dict()):
         raise StudyError(f"{folder} holds a training with {told}: choose another folder for the study")
     return True
 

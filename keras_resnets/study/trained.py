@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from keras_resnets.data import load_dataset
 from keras_resnets.models import create_model, model_info
 from keras_resnets.models.files import load_model
+from keras_resnets.study.kept import Kept
+from keras_resnets.study.networks import family_of
 from keras_resnets.study.outcome import StudyError
 from keras_resnets.training.config import RECIPE, read_recipe
 from keras_resnets.training.records import MODEL
@@ -42,7 +44,16 @@ class Trained(NamedTuple):
         """ "plain" or "residual"."""
         architecture = getattr(self.model, "architecture", None)
         name = architecture.model if architecture else self.name
-        return "plain" if name.startswith(("plain", "vgg")) else "residual"
+        return family_of(name)
+
+    def kept(self, folder: Path, **settings: Any) -> Kept:
+        """What is measured of it with these settings, in a file of its own.
+
+        Raises:
+            StudyError: when the file is of other settings.
+        """
+        file = folder / f"{self.name}.json".replace(" ", "")
+        return Kept(file, {"network": self.name, "images": len(self.images), **settings})
 
 
 def trained_network(source: str | Path, images: int = 0, data: str | None = None) -> Trained:

@@ -225,6 +225,12 @@ def _check_type(name: str, value: Any, declared: Any) -> None:
         raise TrainingError(f"{name} must be {declared}, not {value!r}")
 
 
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """ "epochs 15 (now 20), seed 0 (now 1)": how stored settings differ from those of now; empty if they do not."""
+    different = [name for name in ours if theirs.get(name) != ours[name]]
+    return ", ".join(f"{name} {theirs.get(name)!r} (now {ours[name]!r})" for name in different)
+
+
 def read_recipe(folder: Path) -> Recipe:
     """The recipe of the run in a folder.
 

@@ -17,7 +17,7 @@ from keras_resnets.models.files import describe
 from keras_resnets.preprocessing import Preprocessing
 from keras_resnets.training import records
 from keras_resnets.training.checkpoint import FOLDER
-from keras_resnets.training.config import RECIPE, Recipe, TrainingError, read_recipe
+from keras_resnets.training.config import RECIPE, Recipe, TrainingError, differences, read_recipe
 from keras_resnets.training.course import Course, agree
 from keras_resnets.training.determinism import op_determinism
 from keras_resnets.training.feed import EVALUATION_BATCH, Feed
@@ -148,11 +148,9 @@ def _refuse(folder: Path, recipe: Recipe, resume: bool) -> None:
         raise TrainingError(f"{folder} already holds a finished run: {instead}")
     if not resume:
         raise TrainingError(f"{folder} already holds a run: {instead}")
-    stored = read_recipe(folder)
-    free = ("steps_per_execution",)
-    mine, theirs = recipe.to_dict(), stored.to_dict()
-    if different := [name for name in mine if mine[name] != theirs[name] and name not in free]:
-        told = ", ".join(f"{name} {theirs[name]!r} (now {mine[name]!r})" for name in different)
+    ours = recipe.to_dict()
+    del ours["steps_per_execution"]  # changes nothing but the speed
+    if told := differences(read_recipe(folder).to_dict(), ours):
         raise TrainingError(f"{folder} holds a run of another recipe: {told}; {instead}")
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,17 +168,12 @@ def with_open_sides(model: Any) -> Any:
     return opened
 
 
-@contextmanager
-def _dtypes_of(model: Any) -> Iterator[None]:
+def _dtypes_of(model: Any) -> AbstractContextManager[None]:
     """New layers get the dtype policy that the model's first layer with weights has."""
-    import keras
+    from keras_resnets.models.layers import dtype_policy
 
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(next((layer.dtype_policy for layer in model.layers if layer.weights), before))
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
+    own = next((layer.dtype_policy for layer in model.layers if layer.weights), None)
+    return nullcontext() if own is None else dtype_policy(own)
 
 
 def _agree(model: Any, other: Any) -> bool:

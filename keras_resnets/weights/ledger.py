@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from keras_resnets import preprocessing
 from keras_resnets.preprocessing import Preprocessing
 from keras_resnets.weights.records import DEFAULT_RESOLUTION, FASHION_MNIST, Result, Weights
 
@@ -374,7 +375,7 @@ def _own(model: str, sha256: str, top1: float, options: str) -> Weights:
         license="Apache-2.0",
         results=(Result(top1, None, 28, None),),
         recipe=f"keras-resnets train {options} --model {model}",
-        preprocessing=Preprocessing(size=(28, 28), channels=1, scale=1 / 255, mean=(0.286,), std=(0.353,)),
+        preprocessing=preprocessing.FASHION_MNIST,
         page=_LOGS.format(model),
         classes=10,
         labels=FASHION_MNIST,

@@ -94,12 +94,13 @@ def list_weights(model: str = "*") -> list[Weights]:
     return sorted(chosen, key=lambda record: (order[record.model], -_figure(record)))
 
 
-def find_weights(model: str, tag: str) -> Weights:
+def find_weights(model: str, tag: str | None = None) -> Weights:
     """The record of one model's weights.
 
     Args:
         model: name in the registry.
-        tag: "imagenet" for the best there is, a tag, or model and tag as in "resnet50.a1_in1k".
+        tag: None for the best there is, "imagenet" for the best of these, a tag, or model and tag as in
+            "resnet50.a1_in1k".
 
     Raises:
         WeightsError: when the model has no such weights; the message names those that it has.
@@ -109,7 +110,7 @@ def find_weights(model: str, tag: str) -> Weights:
     if not records:
         models = sorted({record.model for record in list_weights()})
         raise WeightsError(f"there are no pretrained weights of {model}" + _close(name, models))
-    if tag == IMAGENET and records[0].labels == IMAGENET:
+    if tag is None or (tag == IMAGENET and records[0].labels == IMAGENET):
         return records[0]
     wanted = tag.removeprefix(f"{name}.")
     for record in records:

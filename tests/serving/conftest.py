@@ -66,6 +66,20 @@ def serving(tmp_path_factory):
     return run
 
 
+@pytest.fixture
+def key_and_certificate(tmp_path):
+    """PEM files of a server that clients call localhost or 127.0.0.1."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        [
+            "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-keyout", key,
+            "-out", certificate, "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+        ],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return key, certificate
+
+
 @pytest.fixture(scope="session")
 def at_once():
     """Calls a function with each item, on threads of their own, and raises what one of them raised."""

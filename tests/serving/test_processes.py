@@ -6,7 +6,6 @@ import re
 import signal
 import socket
 import ssl
-import subprocess
 import time
 from contextlib import ExitStack, closing
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -154,15 +153,8 @@ def test_page_client_and_json_log(serving, exported, images, want, png, tmp_path
     assert "secret" not in server.log
 
 
-def test_tls(serving, exported, tmp_path):
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        [
-            "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-keyout", key,
-            "-out", certificate, "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
-        ],
-        check=True, capture_output=True,
-    )  # fmt: skip
+def test_tls(serving, exported, key_and_certificate):
+    key, certificate = key_and_certificate
     with ExitStack() as stack:
         tls = ("--tls-certificate", certificate, "--tls-key", key)
         server = stack.enter_context(serving(exported()[1], *PROCESSES, *tls))

@@ -375,15 +375,8 @@ def test_a_key_is_asked_for(serving, exported, tmp_path):
         assert "secret" not in server.log
 
 
-def test_https_and_grpc_with_tls(serving, exported, tmp_path):
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        [
-            "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-keyout", key,
-            "-out", certificate, "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
-        ],
-        check=True, capture_output=True,
-    )  # fmt: skip
+def test_https_and_grpc_with_tls(serving, exported, tmp_path, key_and_certificate):
+    key, certificate = key_and_certificate
     with serving(f"m={exported()[1]}", "--tls-certificate", certificate, "--tls-key", key, "--grpc-port", 0) as server:
         host, _, port = server.address.partition(":")
         connection = HTTPSConnection(host, int(port), context=ssl.create_default_context(cafile=certificate))

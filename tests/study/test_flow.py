@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from keras_resnets import create_model
+from keras_resnets.models.layers import dtype_policy
 from keras_resnets.study import StudyError
 from keras_resnets.study.flow import block_outputs, gradient_profile, random_inputs
-from keras_resnets.study.networks import any_network, network, precision, scale_kernels, without_batch_norm
+from keras_resnets.study.networks import any_network, network, scale_kernels, without_batch_norm
 
 
 def chain(factors, shortcut=False):
@@ -24,7 +25,7 @@ def chain(factors, shortcut=False):
 
 @pytest.fixture
 def double():
-    with precision("float64"):
+    with dtype_policy("float64"):
         yield
 
 
@@ -158,8 +159,8 @@ def test_scaled_kernels():
         np.testing.assert_allclose(other, np.float32(0.7) * one)
 
 
-def test_precision_ends_with_the_block():
-    with precision("float64"):
+def test_a_policy_ends_with_the_block():
+    with dtype_policy("float64"):
         assert network("plain", 8).layers[-1].compute_dtype == "float64"
     assert network("plain", 8).layers[-1].compute_dtype == "float32"
 

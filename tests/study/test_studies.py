@@ -99,8 +99,7 @@ def flow(tmp_path_factory):
 
 def larger_digits():
     """At 8 pixels, zero padding takes a good part of what each layer reads."""
-    digits = load_dataset("digits")
-    return replace(digits, preprocessing=replace(digits.preprocessing, size=(28, 28)))
+    return load_dataset("digits", size=28)
 
 
 def test_plain_gradients_are_products_and_residual_ones_are_not(flow, is_picture):
