@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-train test test-all test-browser test-faults test-jax test-ray test-timing check format readme benchmark-build benchmark-export \
+.PHONY: help demo demo-train test test-all test-browser test-docs test-faults test-jax test-ray test-timing check format docs tables benchmark-build benchmark-export \
 	benchmark-input benchmark-regressions benchmark-runtime benchmark-serving benchmark-train clean
 
 help: ## show this list
@@ -23,10 +23,10 @@ demo-train: $(INSTALLED) ## the same with a network that is trained first, half 
 	$(BIN)/keras-resnets demo --train
 
 test: $(INSTALLED) ## the test suite
-	$(BIN)/python -m pytest -m "not slow and not jax and not browser and not faults and not ray and not timing"
+	$(BIN)/python -m pytest -m "not slow and not jax and not browser and not faults and not ray and not timing and not docs"
 
 test-all: $(INSTALLED) ## the test suite with the whole registry
-	$(BIN)/python -m pytest -m "not jax and not browser and not faults and not ray and not timing"
+	$(BIN)/python -m pytest -m "not jax and not browser and not faults and not ray and not timing and not docs"
 
 test-jax: $(INSTALLED) ## every model on Keras's JAX backend against TensorFlow's
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[jax]"
@@ -56,8 +56,16 @@ format: $(INSTALLED) ## let ruff format and fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-readme: $(INSTALLED) ## write the README's tables of models and weights anew
-	$(BIN)/python tests/readme_tables.py
+docs: $(INSTALLED) ## build the documentation's site into build/docs; a warning is an error
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/sphinx-build -q -W --keep-going -c docs . build/docs
+
+test-docs: $(INSTALLED) ## the site is built without a warning, and its links lead somewhere
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/python -m pytest -m docs
+
+tables: $(INSTALLED) ## write the generated tables of README and docs anew
+	$(BIN)/python tests/tables.py
 
 benchmark-build: $(INSTALLED) ## time the construction of the thousand-layer networks
 	$(BIN)/python benchmarks/build.py --model resnet1202

@@ -1,4 +1,4 @@
-"""The models and their weights as rows of text, for the terminal and for the README."""
+"""The models and their weights as rows of text, for the terminal and for the pages of the documentation."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from keras_resnets.models import list_models, model_info
 from keras_resnets.weights import Weights, list_weights
 
 MODEL_COLUMNS = ("name", "constructor", "parameters", "FLOPs", "input", "best weights: top-1, licence", "paper")
+CONSTRUCTOR_COLUMNS = ("constructor", "parameters", "FLOPs", "best weights: top-1")
 WEIGHTS_COLUMNS = ("weights", "top-1 / top-5 % at pixels (crop)", "licence", "hash", "recipe")
 
 
@@ -49,19 +50,26 @@ def results(record: Weights) -> str:
 
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
-    """A table for the README."""
+    """A Markdown table; `right` are the columns of numbers."""
     rule = ["---:" if i in set(right) else "---" for i in range(len(columns))]
     return "\n".join(f"| {' | '.join(row)} |" for row in (columns, rule, *rows)) + "\n"
 
 
-def readme_tables() -> dict[str, str]:
-    """The README's generated tables by the name of their marker."""
+def page_tables() -> dict[str, str]:
+    """The generated tables by the name of their marker: of constructors (short), of models and of weights."""
     models = [(f"`{constructor}`", *rest) for _, constructor, *rest in model_rows(list_models())]
     weights = [(f"`{name}`", *rest) for name, *rest in weights_rows()]
+    short = [(constructor, parameters, flops, _figure(best)) for constructor, parameters, flops, _, best, _ in models]
     return {
+        "constructors": markdown(CONSTRUCTOR_COLUMNS, short, right=(1, 2)),
         "models": markdown(MODEL_COLUMNS[1:], models, right=(1, 2)),
         "weights": markdown(WEIGHTS_COLUMNS, weights),
     }
+
+
+def _figure(best: str) -> str:
+    """The accuracy alone, and whose it is: "tv2_in1k: 80.85"."""
+    return best.partition(", ")[0]
 
 
 def _hash(record: Weights) -> str:
