@@ -240,6 +240,13 @@ def test_every_variable_of_the_environment_is_described():
     assert {name for name in used if f"`{name}`" not in TEXT["docs/reference/environment.md"]} == set()
 
 
+def test_every_extra_is_described():
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    section = re.search(r"^\[project\.optional-dependencies\]$(.*?)^\[", project, re.MULTILINE | re.DOTALL)[1]
+    extras = set(re.findall(r"^([a-z-]+) = \[", section, re.MULTILINE))
+    assert extras == set(re.findall(r"^\| `([a-z-]+)` \|", TEXT["docs/installation.md"], re.MULTILINE))
+
+
 # Links.
 
 
