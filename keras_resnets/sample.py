@@ -35,6 +35,7 @@ def write_sample(folder: str | Path) -> tuple[Path, Path]:
     Raises:
         FileExistsError: when the folder exists.
     """
+    import numpy as np
     from PIL import Image
 
     from keras_resnets.data import load_dataset
@@ -45,7 +46,7 @@ def write_sample(folder: str | Path) -> tuple[Path, Path]:
         (draft / IMAGES).mkdir()
         for number, name in enumerate(data.class_names):
             first = int((data.test.labels == number).argmax())
-            picture = Image.fromarray(data.test.image(first)[..., 0])
+            picture = Image.fromarray(np.asarray(data.test.image(first))[..., 0])
             picture.save(draft / IMAGES / f"{picture_name(name)}.png")
     return Path(folder) / CLOTHES, Path(folder) / IMAGES
 
