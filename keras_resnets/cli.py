@@ -253,8 +253,8 @@ def _sample(options: argparse.Namespace) -> int:
 
     try:
         bundle, images = write_sample(options.folder)
-    except FileExistsError:
-        raise ValueError(f"{options.folder} exists: choose another folder") from None
+    except FileExistsError as error:
+        raise ValueError(f"{error.filename or Path(options.folder)} exists: choose another folder") from None
     print(f"wrote {bundle} and {len(list(images.iterdir()))} pictures into {images}; now, for example:")
     print(f"  keras-resnets predict {bundle} {images}/*.png --top 1")
     print(f"  keras-resnets serve {bundle}")
