@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         add_tune,
     ):
         add_with(commands, _command)
-    for add in (_add_predict, _add_doctor, _add_demo):
+    for add in (_add_predict, _add_sample, _add_doctor, _add_demo):
         add(commands)
     return parser
 
@@ -235,6 +235,29 @@ def _predict(options: argparse.Namespace) -> int:
         print(image)
         for row in best:
             print(f"  {row.score:7.2%}  {row.label}")
+    return 0
+
+
+def _add_sample(commands: Any) -> None:
+    parser = _command(
+        commands, "sample", _sample, "write a trained bundle and pictures, to classify and serve at once",
+        "  keras-resnets sample\n"
+        "  keras-resnets predict sample/clothes sample/images/*.png --top 1\n"
+        "  keras-resnets serve sample/clothes --precision int8",
+    )  # fmt: skip
+    parser.add_argument("folder", nargs="?", default="sample", help="must not exist (default: sample)")
+
+
+def _sample(options: argparse.Namespace) -> int:
+    from keras_resnets.sample import write_sample
+
+    try:
+        bundle, images = write_sample(options.folder)
+    except FileExistsError as error:
+        raise ValueError(f"{error.filename or Path(options.folder)} exists: choose another folder") from None
+    print(f"wrote {bundle} and {len(list(images.iterdir()))} pictures into {images}; now, for example:")
+    print(f"  keras-resnets predict {bundle} {images}/*.png --top 1")
+    print(f"  keras-resnets serve {bundle}")
     return 0
 
 

@@ -211,7 +211,7 @@ def draw(outcome: Outcome, file: Path) -> None:
             _band(axis, net["training"], colour, f"{net['depth']} layers", "--")
             _band(axis, net["test"], colour, None, "-")
         axis.set(title=f"{family} networks", xlabel="epoch", ylim=(0, top))
-        axis.legend(title="dashed: training\nsolid: test", loc="upper right")
+        axis.legend(title="dashed: training\nsolid: test")
     left[0].set_ylabel("error (%)")
     for family in families:
         nets = _depths_of(family, curves)

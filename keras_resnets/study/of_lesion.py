@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from keras_resnets.extras import extra
 from keras_resnets.study.blocks import Blocks
 from keras_resnets.study.kept import Kept, progress
+from keras_resnets.study.networks import FAMILIES
 from keras_resnets.study.outcome import Outcome, StudyError
 from keras_resnets.study.runs import this_environment
 from keras_resnets.study.trained import NETWORKS, Trained, trained_networks
@@ -281,15 +282,17 @@ def _findings(one: dict[str, Any]) -> list[str]:
 
 def draw(outcome: Outcome, file: Path) -> None:
     """Accuracy without each block, without several, in other orders, and where the gradient comes from."""
-    from keras_resnets.study.plots import sheet, write
+    from keras_resnets.study.plots import shades, sheet, write
 
     networks = outcome.details["networks"]
     figure, axes = sheet(2, 2, width=6)
-    for one in networks:
-        _draw_singly(axes[0, 0], one)
-        _draw_several(axes[0, 1], one)
-        _draw_exchanged(axes[1, 0], one)
-        _draw_paths(axes[1, 1], one)
+    for family in FAMILIES:
+        mine = [one for one in networks if one["family"] == family]
+        for one, colour in zip(mine, shades(family, len(mine)), strict=True):
+            _draw_singly(axes[0, 0], one, colour)
+            _draw_several(axes[0, 1], one, colour)
+            _draw_exchanged(axes[1, 0], one, colour)
+            _draw_paths(axes[1, 1], one, colour)
     for axis in axes.flat[:3]:
         axis.axhline(networks[0]["chance"], color="gray", linestyle=":", label="chance")
         axis.set(ylabel="accuracy (%)", ylim=(0, 100))
@@ -306,33 +309,28 @@ def draw(outcome: Outcome, file: Path) -> None:
     write(figure, file)
 
 
-def _colour(one: dict[str, Any]) -> str:
-    from keras_resnets.study.plots import FAMILY_COLORS
-
-    return FAMILY_COLORS[one["family"]]
-
-
-def _draw_singly(axis: Any, one: dict[str, Any]) -> None:
+def _draw_singly(axis: Any, one: dict[str, Any], colour: Any) -> None:
     numbers = [number + 1 for number in one["removable"]]
-    axis.plot(numbers, one["without_one"], "o-", color=_colour(one), markersize=4, label=one["network"])
-    axis.axhline(one["whole"], color=_colour(one), linewidth=0.8, linestyle="--")
+    axis.plot(numbers, one["without_one"], "o-", color=colour, markersize=4, label=one["network"])
+    axis.axhline(one["whole"], color=colour, linewidth=0.8, linestyle="--")
 
 
-def _draw_several(axis: Any, one: dict[str, Any]) -> None:
+def _draw_several(axis: Any, one: dict[str, Any], colour: Any) -> None:
     counts = sorted(map(int, one["without_several"]))
     values = [one["without_several"][str(count)] for count in counts]
-    axis.plot([0, *counts], [one["whole"], *map(np.median, values)], "o-", color=_colour(one), label=one["network"])
-    axis.fill_between(counts, [min(v) for v in values], [max(v) for v in values], color=_colour(one), alpha=0.2)
+    axis.plot([0, *counts], [one["whole"], *map(np.median, values)], "o-", color=colour, label=one["network"])
+    axis.fill_between(counts, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.2)
 
 
-def _draw_exchanged(axis: Any, one: dict[str, Any]) -> None:
+def _draw_exchanged(axis: Any, one: dict[str, Any], colour: Any) -> None:
     taus = [1.0, *(entry["tau"] for entry in one["exchanged"])]
     values = [one["whole"], *(entry["accuracy"] for entry in one["exchanged"])]
-    axis.plot(taus, values, "o", color=_colour(one), markersize=4, label=one["network"])
+    axis.plot(taus, values, "o", color=colour, markersize=4, label=one["network"])
 
 
-def _draw_paths(axis: Any, one: dict[str, Any]) -> None:
+def _draw_paths(axis: Any, one: dict[str, Any], colour: Any) -> None:
     if one.get("paths"):
         shares = path_weights(one["paths"])
-        axis.bar(range(1, len(shares) + 1), [100 * share for share in shares], color=_colour(one), label=one["network"])
+        percent = [100 * share for share in shares]
+        axis.bar(range(1, len(shares) + 1), percent, color=colour, alpha=0.7, label=one["network"])
         axis.set_ylabel("%")

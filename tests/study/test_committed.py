@@ -40,3 +40,22 @@ def test_plain_gradients_are_geometric_and_residual_slopes_five_times_smaller(gr
 def test_at_he_s_own_scale_the_plain_gradient_hardly_falls(gradients):
     fits = {fit["family"]: fit for fit in gradients.details["fits"] if fit["setting"] == "no batch norm, He"}
     assert abs(fits["plain"]["slope"]) < 0.03 < fits["residual"]["slope"]
+
+
+@pytest.fixture(scope="module")
+def training_errors():
+    """By network, the training error at the end of every seed."""
+    outcome = Outcome.load(FOLDER / "degradation.json")
+    assert outcome.settings["train_images"] >= 20_000 and outcome.settings["epochs"] >= 15
+    curves = outcome.details["curves"]
+    return {name: [seed[-1] for seed in net["training"]] for name, net in curves.items()}
+
+
+def test_the_deep_plain_network_is_worse_on_its_training_images_with_every_seed(training_errors):
+    assert all(len(errors) >= 3 for errors in training_errors.values())
+    assert min(training_errors["plainnet56"]) > max(training_errors["plainnet20"])
+
+
+def test_the_deep_residual_network_is_not(training_errors):
+    assert max(training_errors["resnet56"]) <= max(training_errors["resnet20"])
+    assert min(training_errors["resnet56"]) <= min(training_errors["resnet20"])
