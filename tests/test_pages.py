@@ -174,8 +174,8 @@ def test_every_command_is_one_that_the_program_takes(page, capsys):
                 _parser().parse_args(shlex.split(line, comments=True)[1:])
             except SystemExit:
                 pytest.fail(f"{line}\n{capsys.readouterr().err}")
-    commands = {"COMMAND", *re.findall(r"^  keras-resnets ([a-z]+)", _parser().epilog, re.MULTILINE), "launch", "demo"}
-    assert set(re.findall(r"`keras-resnets (\w+)", TEXT[page])) <= commands
+    commands = next(action.choices for action in _parser()._actions if isinstance(action.choices, dict))
+    assert set(re.findall(r"`keras-resnets (\w+)", TEXT[page])) <= {"COMMAND", *commands}
 
 
 def test_every_make_target_exists():
@@ -231,6 +231,13 @@ def test_the_formats_are_described_field_by_field():
     files |= {records.CURVES, records.RECIPE, records.LOCK, report.PER_CLASS, report.CONFUSION, report.ERRORS}
     files |= {f"{records.TENSORBOARD}/", steplog.STEPS, *steplog.COLUMNS}
     assert {name for name in files if f"`{name}`" not in TEXT["docs/reference/run-folder.md"]} == set()
+
+
+def test_the_sample_is_as_accurate_as_its_page_says():
+    from keras_resnets.sample import TOP1
+
+    for precision, top1 in TOP1.items():
+        assert re.search(rf"\b{precision} \({top1}%", TEXT["docs/predict.md"])
 
 
 def test_every_variable_of_the_environment_is_described():
