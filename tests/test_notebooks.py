@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, and what is stored in it is what such a run left: whole, small, and of no machine."""
+"""Every notebook runs from top to bottom, and what is stored in it is what such a run left: small, and of no machine."""
 
 import base64
 import json
