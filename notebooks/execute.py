@@ -4,6 +4,7 @@ python notebooks/execute.py                                  # all notebooks of 
 python notebooks/execute.py notebooks/01_quickstart.ipynb    # these
 """
 
+import re
 import sys
 import tempfile
 import time
@@ -13,6 +14,8 @@ import nbformat
 from nbclient import NotebookClient
 
 TIMEOUT = 600  # seconds a cell
+# What TensorFlow says of a machine when it is loaded, before it knows that it was asked to be silent.
+LOADING = re.compile(r"(WARNING: All log messages before absl::InitializeLog|[IW]\d{4} [\d:.]+ ).*\n")
 
 
 def execute(file):
@@ -27,19 +30,27 @@ def execute(file):
 
 
 def settle(notebook):
-    """Drop times of execution, and join what a cell printed, however it arrived."""
+    """Drop times of execution and TensorFlow's greeting, and join what a cell printed, however it arrived."""
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
-        outputs = []
-        for output in cell.get("outputs", []):
-            last = outputs[-1] if outputs else None
-            if last and output.output_type == last.output_type == "stream" and output.name == last.name:
-                last.text += output.text
-            else:
-                outputs.append(output)
         if cell.cell_type == "code":
-            cell.outputs = outputs
+            cell.outputs = joined(cell.outputs)
     return notebook
+
+
+def joined(outputs):
+    """Outputs without the greeting, and neighbours of one stream as one."""
+    settled = []
+    for output in outputs:
+        is_stream = output.output_type == "stream"
+        if is_stream and output.name == "stderr":
+            output.text = LOADING.sub("", output.text)
+        last = settled[-1] if settled else None
+        if is_stream and last and last.output_type == "stream" and last.name == output.name:
+            last.text += output.text
+        elif not is_stream or output.text:
+            settled.append(output)
+    return settled
 
 
 def main(names):
