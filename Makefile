@@ -4,7 +4,8 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-train test test-all test-browser test-docs test-faults test-jax test-ray test-timing check format docs tables benchmark-build benchmark-export \
+.PHONY: help demo demo-train test test-all test-browser test-docs test-faults test-jax test-notebooks test-ray test-timing \
+	check format docs notebooks tables benchmark-build benchmark-export \
 	benchmark-input benchmark-regressions benchmark-runtime benchmark-serving benchmark-train clean
 
 help: ## show this list
@@ -23,10 +24,10 @@ demo-train: $(INSTALLED) ## the same with a network that is trained first, half 
 	$(BIN)/keras-resnets demo --train
 
 test: $(INSTALLED) ## the test suite
-	$(BIN)/python -m pytest -m "not slow and not jax and not browser and not faults and not ray and not timing and not docs"
+	$(BIN)/python -m pytest -m "not slow and not jax and not browser and not faults and not ray and not timing and not docs and not notebooks"
 
 test-all: $(INSTALLED) ## the test suite with the whole registry
-	$(BIN)/python -m pytest -m "not jax and not browser and not faults and not ray and not timing and not docs"
+	$(BIN)/python -m pytest -m "not jax and not browser and not faults and not ray and not timing and not docs and not notebooks"
 
 test-jax: $(INSTALLED) ## every model on Keras's JAX backend against TensorFlow's
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[jax]"
@@ -38,6 +39,9 @@ test-ray: $(INSTALLED) ## the server in Ray Serve's replicas
 
 test-faults: $(INSTALLED) ## the server under overload, stops and reloads, about 3 minutes
 	$(BIN)/python -m pytest -m faults -s
+
+test-notebooks: $(INSTALLED) ## every notebook from top to bottom, and how long each takes: a few minutes each
+	$(BIN)/python -m pytest tests/test_notebooks.py --durations=0
 
 test-timing: $(INSTALLED) ## benchmarks beside raw loops, on a quiet machine, about 2 minutes
 	$(BIN)/python -m pytest -m timing -s
@@ -55,6 +59,9 @@ check: $(INSTALLED) ## ruff, mypy, import-linter
 format: $(INSTALLED) ## let ruff format and fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+notebooks: $(INSTALLED) ## run all notebooks (NOTEBOOKS=… these) and store their outputs in them
+	$(BIN)/python notebooks/execute.py $(NOTEBOOKS)
 
 docs: $(INSTALLED) ## build the documentation's site into build/docs; a warning is an error
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"

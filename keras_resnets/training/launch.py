@@ -71,7 +71,9 @@ def launch(
     folder = Path(logs) if logs else Path(tempfile.mkdtemp(prefix="keras-resnets-workers-"))
     folder.mkdir(parents=True, exist_ok=True)
     if workers > 1:
-        print(f"workers 1 to {workers - 1} write to {folder}/worker-*.log", file=sys.stderr, flush=True)
+        several = f"workers 1 to {workers - 1} write to {folder}/worker-*.log"
+        told = f"worker 1 writes to {folder}/worker-1.log" if workers == 2 else several
+        print(told, file=sys.stderr, flush=True)
     environments = [{**os.environ, **own} for own in _environments(_free_ports(workers), gpus)]
     status = _Workers(command, environments, folder, stop_seconds).run()
     if status == 0 and logs is None:

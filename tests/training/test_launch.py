@@ -87,6 +87,11 @@ def test_the_first_worker_writes_here_and_the_others_into_logs(tmp_path):
     }
 
 
+def test_of_two_workers_the_log_of_the_one_is_named(tmp_path):
+    _, _, errors = run(2, "pass", logs=str(tmp_path))
+    assert errors == f"worker 1 writes to {tmp_path}/worker-1.log\n"
+
+
 def test_a_failing_worker_ends_the_others_and_is_the_one_reported(tmp_path):
     code = announce(tmp_path) + "time.sleep(1)\nif index == 1: print('the reason'); sys.exit(7)\ntime.sleep(600)"
     status, _, errors = run(3, code, logs=str(tmp_path))
