@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
-from keras_resnets.models.tables import page_tables
+from keras_resnets.bundle import Bundle
+from keras_resnets.models import model_info
+from keras_resnets.models.tables import markdown, page_tables
+from keras_resnets.sample import BUNDLE, TOP1
+from keras_resnets.study import Outcome
+from keras_resnets.weights import find_weights, list_weights
+from keras_resnets.weights.ledger import LEDGER
 
 ROOT = Path(__file__).parent.parent
 PAGES = {  # which tables stand on which page
@@ -13,14 +20,96 @@ PAGES = {  # which tables stand on which page
     "README.zh-CN.md": ("constructors",),
     "docs/models.md": ("models",),
     "docs/weights.md": ("weights",),
+    "docs/results.md": ("fashion_mnist", "degradation", "imagenet"),
 }
+
+# Test accuracies in percent that the README of the data set lists (github.com/zalandoresearch/fashion-mnist).
+FASHION_MNIST = {
+    "VGG16, 26M parameters": 93.5,
+    "ResNet18": 94.9,
+    "DenseNet-BC, 768K parameters": 95.4,
+    "WRN-28-10": 95.9,
+    "WRN-40-4": 96.7,
+}
+# He et al. 2015. CIFAR-10: Table 6, test error in percent. ImageNet: top-1 / top-5 errors of Tables 3 (ten crops) and 4
+# (one model, several scales); ResNet-34 has shortcuts A in Table 3, B in Table 4.
+CIFAR10 = {"resnet20": "8.75", "resnet32": "7.51", "resnet44": "7.17", "resnet56": "6.97", "resnet110": "6.43"}
+IMAGENET = {
+    "vgg16": ("28.07 / 9.33", "–"),
+    "plainnet34": ("28.54 / 10.02", "–"),
+    "resnet34": ("25.03 / 7.76", "21.84 / 5.71"),
+    "resnet50": ("22.85 / 6.71", "20.74 / 5.25"),
+    "resnet101": ("21.75 / 6.05", "19.87 / 4.60"),
+    "resnet152": ("21.43 / 5.71", "19.38 / 4.49"),
+}
+
+
+def tables() -> dict[str, str]:
+    """All generated tables by the name of their marker."""
+    return {
+        **page_tables(),
+        "fashion_mnist": fashion_mnist(),
+        "degradation": degradation(),
+        "imagenet": imagenet(),
+    }
+
+
+def fashion_mnist() -> str:
+    """Accuracies on the 10,000 test images: of the committed runs, and as published for others."""
+    shipped = {record.page: record for record in LEDGER if record.source == "package"}
+    rows = []
+    for log in sorted((ROOT / "benchmarks" / "results").glob("train_fashion_mnist*/evaluation.json")):
+        page, recipe = log.parent.relative_to(ROOT).as_posix(), json.loads((log.parent / "recipe.json").read_text())
+        top1 = f"{100 * json.loads(log.read_text())['test']['accuracy']:.2f}"
+        if page in shipped:
+            assert top1 == f"{shipped[page].results[0].top1:.2f}"
+        info = model_info(recipe["model"])
+        how = f"[{recipe['precision']}, {recipe['epochs']} epochs, seed {recipe['seed']}](../{page})"
+        rows.append((f"`{info.constructor}`", f"{info.parameters:,}", top1, "–", how, "yes" if page in shipped else ""))
+    small = model_info(Bundle.open(BUNDLE).manifest.model).constructor
+    rows.append((f"`{small}` in int8", "", f"{TOP1['int8']:.2f}", "–", "of `keras-resnets sample`", "yes"))
+    rows += [(name, "", "–", f"{top1}", "", "") for name, top1 in FASHION_MNIST.items()]
+    columns = ("network", "parameters", "measured here (%)", "published (%)", "run", "in the package")
+    return markdown(columns, rows, right=(1, 2, 3))
+
+
+def degradation() -> str:
+    """The committed study beside the errors that the paper gives for CIFAR-10."""
+    columns = (
+        "network", "parameters", "seeds", "training error (%): median (range)", "test error (%): median (range)",
+        "published, CIFAR-10: test error (%)",
+    )  # fmt: skip
+    found = Outcome.load(ROOT / "docs" / "studies" / "degradation.json").rows
+    rows = [
+        (
+            f"`{model_info(row['network']).constructor}`", f"{row['parameters']:,}", str(row["seeds"]),
+            row["training error (%)"], row["test error (%)"], CIFAR10.get(row["network"], "–"),
+        )
+        for row in sorted(found, key=lambda row: (row["family"], row["layers"]))
+    ]  # fmt: skip
+    return markdown(columns, rows, right=(1, 2, 3, 4, 5))
+
+
+def imagenet() -> str:
+    """Errors that He et al. published, beside those of the ledger's first weights at 224 pixels, one central crop."""
+    columns = ("network", "published: 10 crops", "published: several scales", "published weights: 1 crop", "which")
+    rows = []
+    for name, (crops, scales) in IMAGENET.items():
+        known = [record for record in list_weights(name) if record.top1_at(224) is not None]
+        oldest = next((record for record in known if record.tag == "tv_in1k"), None)
+        for record in dict.fromkeys(filter(None, (oldest, find_weights(name) if known else None))):
+            figure = f"{100 - record.top1_at(224):.2f}"
+            rows.append((f"`{model_info(name).constructor}`", crops, scales, figure, f"`{record.name}`"))
+        if not known:
+            rows.append((f"`{model_info(name).constructor}`", crops, scales, "–", "–"))
+    return markdown(columns, rows, right=(1, 2, 3))
 
 
 def renewed(page: str) -> str:
     """A page's text with each of its tables between the markers replaced."""
-    text = (ROOT / page).read_text(encoding="utf-8")
+    text, made = (ROOT / page).read_text(encoding="utf-8"), tables()
     for name in PAGES[page]:
-        begin, end, table = f"<!-- {name}: make tables -->\n", f"<!-- end of {name} -->", page_tables()[name]
+        begin, end, table = f"<!-- {name}: make tables -->\n", f"<!-- end of {name} -->", made[name]
         text, count = re.subn(
             f"(?<={re.escape(begin)}).*?(?={re.escape(end)})", lambda _, table=table: f"\n{table}\n", text, flags=re.S
         )
