@@ -379,7 +379,7 @@ def _has_other_channels(pair: Binding, stored: Stored) -> bool:
 
 
 def _difference(pair: Binding, stored: Stored | None) -> str:
-    return f"is {list(stored.shape)}, not {list(pair.shape)}" if stored else "is missing"
+    return f"is {list(stored.shape)} in the file, {list(pair.shape)} here" if stored else "is missing"
 
 
 def _fitted(preprocessing: Preprocessing, model: Any) -> Preprocessing | None:

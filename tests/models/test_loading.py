@@ -304,9 +304,9 @@ def test_without_the_top_nothing_is_missed(kind, files, trained, values, images)
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("zoo.safetensors", "predictions is [512, 7], not [512, 5]"),
-        ("timm.safetensors", "predictions is [7, 512], not [5, 512]"),
-        ("m.keras", "predictions is [512, 7], not [512, 5]"),
+        ("zoo.safetensors", "predictions is [512, 7] in the file, [512, 5] here"),
+        ("timm.safetensors", "predictions is [7, 512] in the file, [5, 512] here"),
+        ("m.keras", "predictions is [512, 7] in the file, [512, 5] here"),
     ],
 )
 def test_other_classes_leave_the_classifier_random(kind, message, files, trained, values):
@@ -320,8 +320,8 @@ def test_other_classes_leave_the_classifier_random(kind, message, files, trained
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("zoo.safetensors", "conv1_conv is [7, 7, 3, 64], not [7, 7, 1, 64]"),
-        ("torchvision.safetensors", "conv1_conv is [64, 3, 7, 7], not [64, 1, 7, 7]"),
+        ("zoo.safetensors", "conv1_conv is [7, 7, 3, 64] in the file, [7, 7, 1, 64] here"),
+        ("torchvision.safetensors", "conv1_conv is [64, 3, 7, 7] in the file, [64, 1, 7, 7] here"),
     ],
 )
 def test_other_channels_leave_the_first_layer_random(kind, message, files, trained, values):
@@ -334,7 +334,8 @@ def test_other_channels_leave_the_first_layer_random(kind, message, files, train
 
 def test_other_channels_and_classes_at_once(files):
     model = told(
-        "conv1_conv is [64, 3, 7, 7], not [64, 5, 7, 7]; predictions is [7, 512], not [4, 512]",
+        "conv1_conv is [64, 3, 7, 7] in the file, [64, 5, 7, 7] here; "
+        "predictions is [7, 512] in the file, [4, 512] here",
         weights=files / "foreign.safetensors",
         input_shape=(32, 32, 5),
         classes=4,
@@ -349,7 +350,7 @@ def test_a_file_without_a_classifier_leaves_it_random(files, tmp_path, trained, 
 
 def test_another_input_size_of_vgg_leaves_its_first_dense_layer_random(tmp_path, randomize, values):
     model = randomize(small("vgg11"))
-    with pytest.warns(WeightsWarning, match=r"random: fc1 is \[512, 4096\], not \[1024, 4096\]$"):
+    with pytest.warns(WeightsWarning, match=r"random: fc1 is \[512, 4096\] in the file, \[1024, 4096\] here$"):
         other = small("vgg11", input_shape=(32, 64, 3), weights=save_weights(model, tmp_path / "w.safetensors"))
     loaded, theirs = values(other), values(model)
     assert all(np.array_equal(loaded[path], theirs[path]) for path in theirs if not path.startswith("fc1"))
@@ -649,12 +650,16 @@ def test_another_shortcut_has_other_weights(cifar):
 @pytest.mark.parametrize(
     ("key", "shape", "message"),
     [
-        ("layer2.1.conv1.weight", (32, 32, 3, 1), "layer2.1.conv1.weight is [32, 32, 3, 1], not [32, 32, 3, 3]"),
-        ("layer2.1.bn1.weight", (31,), "is [31], not [32]"),
-        ("layer2.1.bn1.weight", (), "is [], not [32]"),
-        ("conv1.weight", (16, 3, 7, 7), "conv1.weight is [16, 3, 7, 7], not [16, 3, 3, 3]"),
-        ("conv1.weight", (8, 3, 3, 3), "conv1.weight is [8, 3, 3, 3], not [16, 3, 3, 3]"),
-        ("fc.weight", (10, 64, 1, 1), "fc.weight is [10, 64, 1, 1], not [10, 64]"),
+        (
+            "layer2.1.conv1.weight",
+            (32, 32, 3, 1),
+            "layer2.1.conv1.weight is [32, 32, 3, 1] in the file, [32, 32, 3, 3] here",
+        ),
+        ("layer2.1.bn1.weight", (31,), "is [31] in the file, [32] here"),
+        ("layer2.1.bn1.weight", (), "is [] in the file, [32] here"),
+        ("conv1.weight", (16, 3, 7, 7), "conv1.weight is [16, 3, 7, 7] in the file, [16, 3, 3, 3] here"),
+        ("conv1.weight", (8, 3, 3, 3), "conv1.weight is [8, 3, 3, 3] in the file, [16, 3, 3, 3] here"),
+        ("fc.weight", (10, 64, 1, 1), "fc.weight is [10, 64, 1, 1] in the file, [10, 64] here"),
     ],
 )
 def test_a_wrong_shape(key, shape, message, cifar):
@@ -847,7 +852,7 @@ def test_a_tag_without_the_top(offered, timms, images):
 
 
 def test_a_tag_with_other_classes(offered):
-    model = told("predictions is [1000, 512], not [7, 512]", weights="a1_in1k")
+    model = told("predictions is [1000, 512] in the file, [7, 512] here", weights="a1_in1k")
     assert model.labels is None
 
 
