@@ -21,7 +21,9 @@ PAGES = {  # which tables stand on which page
     "docs/models.md": ("models",),
     "docs/weights.md": ("weights",),
     "docs/results.md": ("fashion_mnist", "degradation", "imagenet"),
+    "docs/studies.md": ("degradation_findings", "identity_findings", "lesion_findings", "landscape_findings"),
 }
+STUDIES = ROOT / "docs" / "studies"
 
 # Test accuracies in percent that the README of the data set lists (github.com/zalandoresearch/fashion-mnist).
 FASHION_MNIST = {
@@ -51,6 +53,7 @@ def tables() -> dict[str, str]:
         "fashion_mnist": fashion_mnist(),
         "degradation": degradation(),
         "imagenet": imagenet(),
+        **{f"{file.stem}_findings": findings(file) for file in STUDIES.glob("*.json")},
     }
 
 
@@ -79,7 +82,7 @@ def degradation() -> str:
         "network", "parameters", "seeds", "training error (%): median (range)", "test error (%): median (range)",
         "published, CIFAR-10: test error (%)",
     )  # fmt: skip
-    found = Outcome.load(ROOT / "docs" / "studies" / "degradation.json").rows
+    found = Outcome.load(STUDIES / "degradation.json").rows
     rows = [
         (
             f"`{model_info(row['network']).constructor}`", f"{row['parameters']:,}", str(row["seeds"]),
@@ -88,6 +91,11 @@ def degradation() -> str:
         for row in sorted(found, key=lambda row: (row["family"], row["layers"]))
     ]  # fmt: skip
     return markdown(columns, rows, right=(1, 2, 3, 4, 5))
+
+
+def findings(file: Path) -> str:
+    """What a committed study found, a line each."""
+    return "".join(f"- {finding}\n" for finding in Outcome.load(file).findings)
 
 
 def imagenet() -> str:

@@ -1,5 +1,6 @@
 """The studies whose pictures the documentation shows: the claims that are made of them hold in their numbers."""
 
+import statistics
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,26 @@ def test_the_deep_plain_network_is_worse_on_its_training_images_with_every_seed(
 def test_the_deep_residual_network_is_not(training_errors):
     assert max(training_errors["resnet56"]) <= max(training_errors["resnet20"])
     assert min(training_errors["resnet56"]) <= min(training_errors["resnet20"])
+
+
+@pytest.fixture(scope="module")
+def lesions():
+    return {one["network"]: one for one in Outcome.load(FOLDER / "lesion.json").details["networks"]}
+
+
+def test_hardly_any_block_of_the_deep_residual_network_is_missed(lesions):
+    one = lesions["resnet56"]
+    assert len(one["without_one"]) == 25
+    assert sum(one["whole"] - accuracy <= 5 for accuracy in one["without_one"]) >= 0.8 * 25
+
+
+@pytest.mark.parametrize("network", ["plainnet20", "plainnet56"])
+def test_a_plain_network_falls_to_chance_without_any_block(lesions, network):
+    accuracies = sorted(lesions[network]["without_one"])
+    assert accuracies[len(accuracies) // 2] < 15 and max(accuracies) < 30
+
+
+def test_what_a_residual_block_adds_falls_with_depth():
+    networks = {one["network"]: one["blocks"] for one in Outcome.load(FOLDER / "identity.json").details["networks"]}
+    shallow, deep = (statistics.median(block["share"] for block in networks[name]) for name in ("resnet20", "resnet56"))
+    assert deep < 0.5 and shallow > 0.9
