@@ -1,5 +1,6 @@
 """The studies whose pictures the documentation shows: the claims that are made of them hold in their numbers."""
 
+import re
 import statistics
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 
 from keras_resnets.study import Outcome
 
-FOLDER = Path(__file__).parents[2] / "docs" / "studies"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "docs" / "studies"
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +60,18 @@ def test_the_deep_plain_network_is_worse_on_its_training_images_with_every_seed(
 
 
 def test_the_deep_residual_network_is_not(training_errors):
-    assert max(training_errors["resnet56"]) <= max(training_errors["resnet20"])
-    assert min(training_errors["resnet56"]) <= min(training_errors["resnet20"])
+    shallow, deep = training_errors["resnet20"], training_errors["resnet56"]
+    assert statistics.median(deep) <= statistics.median(shallow)
+    assert min(deep) < max(shallow)
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md"])
+def test_the_readme_tells_these_errors(page, training_errors, lesions):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for errors in training_errors.values():
+        assert re.search(rf"\b{statistics.median(errors):.2f}%", text)
+    one = lesions["resnet56"]
+    assert re.search(rf"\b{one['whole'] - statistics.median(one['without_one']):.1f}\s", text)
 
 
 @pytest.fixture(scope="module")
