@@ -201,6 +201,7 @@ def draw(outcome: Outcome, file: Path) -> None:
         flat.plot(0, 0, "*", color="white", markersize=9)
         flat.set_title(one["network"], color=FAMILY_COLORS[one["family"]])
         flat.set(xlabel="second direction", ylabel="first direction", aspect="equal")
+        flat.locator_params(nbins=5)
         place = axes[1, column].get_subplotspec()
         axes[1, column].remove()
         solid = figure.add_subplot(place, projection="3d")
