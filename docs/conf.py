@@ -48,6 +48,7 @@ myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # the outputs are those that the notebooks hold
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # which has tables, for outputs too
 suppress_warnings = ["myst.header"]  # a README may begin where it likes
 
 highlight_language = "sh"  # a fence without a language holds commands
