@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# Tests with a target of their own.
+APART := not jax and not browser and not faults and not ray and not timing and not docs and not notebooks
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-train test test-all test-browser test-docs test-faults test-jax test-notebooks test-ray test-timing \
@@ -24,10 +26,10 @@ demo-train: $(INSTALLED) ## the same with a network that is trained first, half 
 	$(BIN)/keras-resnets demo --train
 
 test: $(INSTALLED) ## the test suite
-	$(BIN)/python -m pytest -m "not slow and not jax and not browser and not faults and not ray and not timing and not docs and not notebooks"
+	$(BIN)/python -m pytest -m "not slow and $(APART)"
 
 test-all: $(INSTALLED) ## the test suite with the whole registry
-	$(BIN)/python -m pytest -m "not jax and not browser and not faults and not ray and not timing and not docs and not notebooks"
+	$(BIN)/python -m pytest -m "$(APART)"
 
 test-jax: $(INSTALLED) ## every model on Keras's JAX backend against TensorFlow's
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[jax]"

@@ -12,8 +12,15 @@ from pathlib import Path
 import pytest
 
 from keras_resnets import Preprocessing
+from keras_resnets.data.fashion_mnist import _SYSTEM
 
 COLOURS = ("red", "green", "blue")
+
+
+def pytest_runtest_setup(item):
+    """Tests of all images of Fashion-MNIST are marked, and skipped where Debian's package of them is absent."""
+    if item.get_closest_marker("fashion_mnist") and not _SYSTEM.is_dir():
+        pytest.skip("Debian's dataset-fashion-mnist is not installed")
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 from keras_resnets.bundle import Bundle
@@ -11,6 +12,7 @@ from keras_resnets.models import model_info
 from keras_resnets.models.tables import markdown, page_tables
 from keras_resnets.sample import BUNDLE, TOP1
 from keras_resnets.study import Outcome
+from keras_resnets.training.config import read_recipe
 from keras_resnets.weights import find_weights, list_weights
 from keras_resnets.weights.ledger import LEDGER
 
@@ -46,6 +48,7 @@ IMAGENET = {
 }
 
 
+@cache
 def tables() -> dict[str, str]:
     """All generated tables by the name of their marker."""
     return {
@@ -62,12 +65,12 @@ def fashion_mnist() -> str:
     shipped = {record.page: record for record in LEDGER if record.source == "package"}
     rows = []
     for log in sorted((ROOT / "benchmarks" / "results").glob("train_fashion_mnist*/evaluation.json")):
-        page, recipe = log.parent.relative_to(ROOT).as_posix(), json.loads((log.parent / "recipe.json").read_text())
+        page, recipe = log.parent.relative_to(ROOT).as_posix(), read_recipe(log.parent)
         top1 = f"{100 * json.loads(log.read_text())['test']['accuracy']:.2f}"
         if page in shipped:
             assert top1 == f"{shipped[page].results[0].top1:.2f}"
-        info = model_info(recipe["model"])
-        how = f"[{recipe['precision']}, {recipe['epochs']} epochs, seed {recipe['seed']}](../{page})"
+        info = model_info(recipe.model)
+        how = f"[{recipe.precision}, {recipe.epochs} epochs, seed {recipe.seed}](../{page})"
         rows.append((f"`{info.constructor}`", f"{info.parameters:,}", top1, "–", how, "yes" if page in shipped else ""))
     small = model_info(Bundle.open(BUNDLE).manifest.model).constructor
     rows.append((f"`{small}` in int8", "", f"{TOP1['int8']:.2f}", "–", "of `keras-resnets sample`", "yes"))

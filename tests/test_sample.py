@@ -9,7 +9,7 @@ import pytest
 
 from keras_resnets.bundle import Bundle
 from keras_resnets.cli import main
-from keras_resnets.data import fashion_mnist, load_dataset
+from keras_resnets.data import load_dataset
 from keras_resnets.sample import BUNDLE, TOP1, picture_name, write_sample
 from keras_resnets.serving import Engine
 from keras_resnets.weights import find_weights
@@ -59,7 +59,7 @@ def test_the_bundle_is_sealed_and_of_the_package_s_weights():
     np.testing.assert_allclose(Engine(bundle).predict_scores(images), expected, atol=1e-5)
 
 
-@pytest.mark.skipif(not fashion_mnist._SYSTEM.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
+@pytest.mark.fashion_mnist
 def test_the_record_of_int8_is_what_the_test_images_give(capsys):
     file = BUNDLE / Bundle.open(BUNDLE).variant("int8").file
     assert main(["evaluate", str(file), "--data", "fashion_mnist", "--json"]) == 0

@@ -57,9 +57,10 @@ def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Itera
 
 def page_tables() -> dict[str, str]:
     """The generated tables by the name of their marker: of constructors (short), of models and of weights."""
-    models = [(f"`{constructor}`", *rest) for _, constructor, *rest in model_rows(list_models())]
+    rows = model_rows(list_models())
+    models = [(f"`{constructor}`", *rest) for _, constructor, *rest in rows]
     weights = [(f"`{name}`", *rest) for name, *rest in weights_rows()]
-    short = [(constructor, parameters, flops, _figure(best)) for constructor, parameters, flops, _, best, _ in models]
+    short = [(f"`{row[1]}`", *row[2:4], _top1(list_weights(row[0]))) for row in rows]
     return {
         "constructors": markdown(CONSTRUCTOR_COLUMNS, short, right=(1, 2)),
         "models": markdown(MODEL_COLUMNS[1:], models, right=(1, 2)),
@@ -67,20 +68,21 @@ def page_tables() -> dict[str, str]:
     }
 
 
-def _figure(best: str) -> str:
-    """The accuracy alone, and whose it is: "tv2_in1k: 80.85"."""
-    return best.partition(", ")[0]
-
-
 def _hash(record: Weights) -> str:
     return record.hash.partition(":")[0] if record.hash else "the hub's"
+
+
+def _top1(records: Sequence[Weights]) -> str:
+    """Of the best: "tv2_in1k: 80.85"."""
+    if not records:
+        return "–"
+    best = records[0]
+    top = best.results[0] if best.top1_at(224) is None else None
+    return f"{best.tag}: " + (f"{top.top1:.2f} at {top.resolution}" if top else f"{best.top1_at(224):.2f}")
 
 
 def _best(records: Sequence[Weights]) -> str:
     if not records:
         return "–"
-    best = records[0]
-    top = best.results[0] if best.top1_at(224) is None else None
-    figure = f"{top.top1:.2f} at {top.resolution}" if top else f"{best.top1_at(224):.2f}"
     more = f"; {len(records) - 1} more" if len(records) > 1 else ""
-    return f"{best.tag}: {figure}, {best.license}{more}"
+    return f"{_top1(records)}, {records[0].license}{more}"

@@ -89,9 +89,14 @@ class Blocks:
         self.blocks = [Block(model, name, layer.output) for name, layer in zip(names, layers, strict=True)]
         self.stem = keras.Model(model.input, self.blocks[0].input)
         self.head = keras.Model(self.blocks[-1].output, model.output)
-        self._run_stem, self._run_head = (
-            compiled(partial(part, training=False), part.inputs[0]) for part in (self.stem, self.head)
-        )
+
+    @cached_property
+    def _run_stem(self) -> Any:
+        return compiled(partial(self.stem, training=False), self.stem.inputs[0])
+
+    @cached_property
+    def _run_head(self) -> Any:
+        return compiled(partial(self.head, training=False), self.head.inputs[0])
 
     @property
     def removable(self) -> list[int]:

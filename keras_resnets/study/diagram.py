@@ -16,7 +16,7 @@ with extra("study"):
     from matplotlib.patches import Circle, FancyBboxPatch
 
 _NAMES = {"BatchNormalization": "batch norm", "GroupNormalization": "group norm", "ZeroPadding2D": "zero padding"}
-_WIDTH, _HEIGHT, _STEP = 2.0, 0.56, 0.9
+_WIDTH, _HEIGHT, _STEP, _RADIUS = 2.0, 0.56, 0.9, 0.22
 
 
 def draw_block(model: Any, block: str, axis: Any) -> None:
@@ -35,16 +35,17 @@ def draw_block(model: Any, block: str, axis: Any) -> None:
     if found is None:
         raise StudyError(f"{model.name} has no block {block!r}; it has {', '.join(one.name for one in blocks)}")
     branch, tail = _two_parts(found)
-    y, top = 0.0, _STEP / 2
+    y = 0.0
     _arrow(axis, 0, y + _STEP, y + _HEIGHT / 2, "x")
     for layer in branch:
         _box(axis, y, _label(layer), RESIDUAL if found.addition else PLAIN)
         y -= _STEP
-        _arrow(axis, 0, y + _STEP - _HEIGHT / 2, y + (0.22 if layer is branch[-1] and found.addition else _HEIGHT / 2))
+        below = _RADIUS if found.addition and layer is branch[-1] else _HEIGHT / 2
+        _arrow(axis, 0, y + _STEP - _HEIGHT / 2, y + below)
     if found.addition:
-        _shortcut(axis, found, y, top)
+        _shortcut(axis, found, y)
         y -= _STEP
-        _arrow(axis, 0, y + _STEP - 0.22, y + _HEIGHT / 2, "F(x) + x")
+        _arrow(axis, 0, y + _STEP - _RADIUS, y + _HEIGHT / 2, "F(x) + x")
     for layer in tail:
         _box(axis, y, _label(layer), RESIDUAL)
         y -= _STEP
@@ -102,13 +103,13 @@ def _arrow(axis: Any, x: float, start: float, end: float, text: str = "") -> Non
     axis.text(x - 0.15, (start + end) / 2, text, ha="right", va="center", fontsize=9, style="italic")
 
 
-def _shortcut(axis: Any, block: Any, y: float, top: float) -> None:
+def _shortcut(axis: Any, block: Any, y: float) -> None:
     """The addition, and the way around the branch with the layers on it."""
     shortcut, _ = block.addition.input
-    side = 1.55
+    side, top = 1.55, _STEP / 2
     axis.plot([0, side, side], [top + 0.2, top + 0.2, y], color=RESIDUAL, linewidth=1.8)
-    axis.annotate("", (0.22, y), (side, y), arrowprops={"arrowstyle": "->", "color": RESIDUAL, "linewidth": 1.8})
-    axis.add_patch(Circle((0, y), 0.22, facecolor="white", edgecolor=RESIDUAL, linewidth=1.8))
+    axis.annotate("", (_RADIUS, y), (side, y), arrowprops={"arrowstyle": "->", "color": RESIDUAL, "linewidth": 1.8})
+    axis.add_patch(Circle((0, y), _RADIUS, facecolor="white", edgecolor=RESIDUAL, linewidth=1.8))
     axis.text(0, y, "+", ha="center", va="center", fontsize=12)
     names = [_label(layer) for layer in _path(shortcut, block.input)] or ["identity"]
     axis.text(side + 0.12, (top + y) / 2, "\n".join(names), va="center", fontsize=8, color=RESIDUAL)

@@ -180,18 +180,16 @@ def _findings(found: Sequence[dict[str, Any]]) -> list[str]:
 
 def draw(outcome: Outcome, file: Path) -> None:
     """Loss by step, and what a step costs by depth."""
-    from keras_resnets.study.plots import FAMILY_COLORS, shades, sheet, write
+    from keras_resnets.study.plots import FAMILY_COLORS, coloured, sheet, write
 
     networks = outcome.details["networks"]
     figure, axes = sheet(3)
+    for one, colour in coloured(sorted(networks, key=lambda one: one["layers"])):
+        axes[0, 0].plot(range(1, len(one["losses"]) + 1), _smooth(one["losses"]), color=colour, label=one["network"])
     for family in FAMILIES:
         mine = _by_depth(networks, family)
         if not mine:
             continue
-        for one, colour in zip(mine, shades(family, len(mine)), strict=True):
-            axes[0, 0].plot(
-                range(1, len(one["losses"]) + 1), _smooth(one["losses"]), color=colour, label=one["network"]
-            )
         layers = [one["layers"] for one in mine]
         for axis, key in ((axes[0, 1], "step_seconds"), (axes[0, 2], "memory_mb")):
             axis.plot(layers, [one[key] for one in mine], "o-", color=FAMILY_COLORS[family], label=family)

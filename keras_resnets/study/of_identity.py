@@ -8,7 +8,7 @@ one with further blocks whose residual branches are zero. That its blocks stay c
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +200,7 @@ def _as_deeper(one: Trained, deeper: str) -> dict[str, Any] | None:
     }
 
 
-def _stds(one: dict[str, Any]) -> list[float]:
+def _stds(one: Mapping[str, Any]) -> list[float]:
     return [layer["std"] for layer in one["layers"]]
 
 
@@ -239,18 +239,16 @@ def _findings(found: Sequence[dict[str, Any]], deeper: str) -> list[str]:
 
 def draw(outcome: Outcome, file: Path) -> None:
     """Responses by layer and in order of size, as in Figure 7, and the residual's share of each block."""
-    from keras_resnets.study.plots import shades, sheet, write
+    from keras_resnets.study.plots import coloured, sheet, write
 
     figure, axes = sheet(3)
-    for family in FAMILIES:
-        mine = [one for one in outcome.details["networks"] if one["family"] == family]
-        for one, colour in zip(mine, shades(family, len(mine)), strict=True):
-            stds = _stds(one)
-            axes[0, 0].plot(range(1, len(stds) + 1), stds, color=colour, label=one["network"], linewidth=1.4)
-            axes[0, 1].plot(range(1, len(stds) + 1), sorted(stds, reverse=True), color=colour, linewidth=1.4)
-            if one["blocks"]:
-                shares = [block["share"] for block in one["blocks"]]
-                axes[0, 2].plot(np.linspace(0, 1, len(shares)), shares, "o-", color=colour, markersize=3)
+    for one, colour in coloured(outcome.details["networks"]):
+        stds = _stds(one)
+        axes[0, 0].plot(range(1, len(stds) + 1), stds, color=colour, label=one["network"], linewidth=1.4)
+        axes[0, 1].plot(range(1, len(stds) + 1), sorted(stds, reverse=True), color=colour, linewidth=1.4)
+        if one["blocks"]:
+            shares = [block["share"] for block in one["blocks"]]
+            axes[0, 2].plot(np.linspace(0, 1, len(shares)), shares, "o-", color=colour, markersize=3)
     axes[0, 0].set(title="responses by layer", xlabel="layer", ylabel="standard deviation")
     axes[0, 1].set(title="in order of size", xlabel="rank", ylabel="standard deviation")
     axes[0, 2].set(title="what a block adds to its input", xlabel="place in the network", ylabel="‖F(x)‖ / ‖x‖")

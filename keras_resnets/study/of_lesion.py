@@ -7,7 +7,7 @@ path leads through every block.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from keras_resnets.extras import extra
 from keras_resnets.study.blocks import Blocks
 from keras_resnets.study.kept import Kept, progress
-from keras_resnets.study.networks import FAMILIES
 from keras_resnets.study.outcome import Outcome, StudyError
 from keras_resnets.study.runs import this_environment
 from keras_resnets.study.trained import NETWORKS, Trained, trained_networks
@@ -282,17 +281,15 @@ def _findings(one: dict[str, Any]) -> list[str]:
 
 def draw(outcome: Outcome, file: Path) -> None:
     """Accuracy without each block, without several, in other orders, and where the gradient comes from."""
-    from keras_resnets.study.plots import shades, sheet, write
+    from keras_resnets.study.plots import coloured, sheet, write
 
     networks = outcome.details["networks"]
     figure, axes = sheet(2, 2, width=6)
-    for family in FAMILIES:
-        mine = [one for one in networks if one["family"] == family]
-        for one, colour in zip(mine, shades(family, len(mine)), strict=True):
-            _draw_singly(axes[0, 0], one, colour)
-            _draw_several(axes[0, 1], one, colour)
-            _draw_exchanged(axes[1, 0], one, colour)
-            _draw_paths(axes[1, 1], one, colour)
+    for one, colour in coloured(networks):
+        _draw_singly(axes[0, 0], one, colour)
+        _draw_several(axes[0, 1], one, colour)
+        _draw_exchanged(axes[1, 0], one, colour)
+        _draw_paths(axes[1, 1], one, colour)
     for axis in axes.flat[:3]:
         axis.axhline(networks[0]["chance"], color="gray", linestyle=":", label="chance")
         axis.set(ylabel="accuracy (%)", ylim=(0, 100))
@@ -309,26 +306,26 @@ def draw(outcome: Outcome, file: Path) -> None:
     write(figure, file)
 
 
-def _draw_singly(axis: Any, one: dict[str, Any], colour: Any) -> None:
+def _draw_singly(axis: Any, one: Mapping[str, Any], colour: Any) -> None:
     numbers = [number + 1 for number in one["removable"]]
     axis.plot(numbers, one["without_one"], "o-", color=colour, markersize=4, label=one["network"])
     axis.axhline(one["whole"], color=colour, linewidth=0.8, linestyle="--")
 
 
-def _draw_several(axis: Any, one: dict[str, Any], colour: Any) -> None:
+def _draw_several(axis: Any, one: Mapping[str, Any], colour: Any) -> None:
     counts = sorted(map(int, one["without_several"]))
     values = [one["without_several"][str(count)] for count in counts]
     axis.plot([0, *counts], [one["whole"], *map(np.median, values)], "o-", color=colour, label=one["network"])
     axis.fill_between(counts, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.2)
 
 
-def _draw_exchanged(axis: Any, one: dict[str, Any], colour: Any) -> None:
+def _draw_exchanged(axis: Any, one: Mapping[str, Any], colour: Any) -> None:
     taus = [1.0, *(entry["tau"] for entry in one["exchanged"])]
     values = [one["whole"], *(entry["accuracy"] for entry in one["exchanged"])]
     axis.plot(taus, values, "o", color=colour, markersize=4, label=one["network"])
 
 
-def _draw_paths(axis: Any, one: dict[str, Any], colour: Any) -> None:
+def _draw_paths(axis: Any, one: Mapping[str, Any], colour: Any) -> None:
     if one.get("paths"):
         shares = path_weights(one["paths"])
         percent = [100 * share for share in shares]

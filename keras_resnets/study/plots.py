@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,14 @@ def shades(family: str, number: int) -> list[Any]:
     """Colours of one family, from light to dark."""
     colours = colormaps["Reds" if family == "plain" else "Blues"]
     return [colours(0.45 + 0.5 * (i + 1) / number) for i in range(number)]
+
+
+def coloured(networks: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], Any]]:
+    """Networks with their colours: those of one "family" in its shades, the plain ones first."""
+    every = list(networks)
+    for family in FAMILY_COLORS:
+        mine = [one for one in every if one["family"] == family]
+        yield from zip(mine, shades(family, len(mine)), strict=True)
 
 
 def write(figure: Any, file: Path) -> None:

@@ -302,12 +302,10 @@ def test_evaluation_keeps_all_images_in_order(split):
 
 # Fashion-MNIST.
 
-needs_fashion_mnist = pytest.mark.skipif(not SYSTEM.is_dir(), reason=f"{SYSTEM} is not installed")
 NAMES = [f"{prefix}-{kind}-ubyte.gz" for prefix in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 
 
 @pytest.mark.fashion_mnist
-@needs_fashion_mnist
 def test_fashion_mnist():
     data = load_fashion_mnist(SYSTEM)
     assert isinstance(data, Dataset)
@@ -323,7 +321,6 @@ def test_fashion_mnist():
 
 
 @pytest.mark.fashion_mnist
-@needs_fashion_mnist
 @pytest.mark.parametrize("name", NAMES)
 def test_a_missing_or_corrupt_file_of_fashion_mnist_is_named(tmp_path, name):
     for other in NAMES:

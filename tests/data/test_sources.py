@@ -167,7 +167,7 @@ def test_the_sample_needs_no_data_set(monkeypatch, tmp_path):
     assert (fashion_mnist._SAMPLE / "LICENSE").read_text().count("MIT") >= 1
 
 
-@pytest.mark.skipif(not fashion_mnist._SYSTEM.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
+@pytest.mark.fashion_mnist
 def test_the_sample_is_part_of_the_test_images(neighbour):
     whole = load_dataset("fashion_mnist")
     want, data = neighbour("data/make_fashion_mnist_sample.py").sample(whole.test), load_dataset("fashion_mnist_sample")

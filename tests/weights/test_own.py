@@ -42,7 +42,7 @@ def test_they_work_at_once(offline, record):
     assert best[0].label in fashion_mnist.load_fashion_mnist_sample().class_names
 
 
-@pytest.mark.skipif(not fashion_mnist._SYSTEM.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
+@pytest.mark.fashion_mnist
 @OWN
 def test_the_record_is_what_the_test_images_give(record):
     model = create_model(record.model, weights=record)
