@@ -95,8 +95,10 @@ class Trainer:
             draws = draw(augmentation, number, self.data.preprocessing.size, seed, epoch)
             none = np.zeros((number, 2), np.int32), np.zeros(number, bool)
             changes = [row if row is not None else off for row, off in zip((draws.offsets, draws.flips), none)]
-            batches = [rows.reshape(self.steps, recipe.batch_size, *rows.shape[1:])
-                       for rows in (order.astype(np.int32), *(change[order] for change in changes))]
+            batches = [
+                rows.reshape(self.steps, recipe.batch_size, *rows.shape[1:])
+                for rows in (order.astype(np.int32), *(change[order] for change in changes))
+            ]
             rates = self.rates(np.arange(epoch * self.steps, (epoch + 1) * self.steps))
             state, losses, correct = self._epoch(state, self.images, self.labels, *batches, rates)
             losses, seen = np.asarray(losses, np.float64), order.size
@@ -230,7 +232,12 @@ def write_run(folder: Path, recipe: Recipe, rows: Sequence[Row], test: dict[str,
         "devices": {jax.devices()[0].device_kind: 1},
         "strategy": "benchmarks/train_jax.py",
     }
-    contents = {"environment": environment, "recipe": recipe.to_dict(), "history": history, "evaluation": {"test": test}}
+    contents = {
+        "environment": environment,
+        "recipe": recipe.to_dict(),
+        "history": history,
+        "evaluation": {"test": test},
+    }
     for name, content in contents.items():
         (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
     with (folder / "log.csv").open("w", newline="") as stream:

@@ -36,7 +36,9 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     with _parents(target):
         try:
             draft.touch(exist_ok=False)
+            mode = draft.stat().st_mode
             yield draft
+            draft.chmod(mode)  # what writes by a rename of its own (safetensors does) leaves it to the owner alone
             _sync(draft)
             draft.replace(target)
             _sync(target.parent)

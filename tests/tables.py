@@ -12,6 +12,7 @@ from keras_resnets.models import model_info
 from keras_resnets.models.tables import markdown, page_tables
 from keras_resnets.sample import BUNDLE, TOP1
 from keras_resnets.study import Outcome
+from keras_resnets.study.of_degradation import spread
 from keras_resnets.training.config import read_recipe
 from keras_resnets.weights import find_weights, list_weights
 from keras_resnets.weights.ledger import LEDGER
@@ -62,21 +63,28 @@ def tables() -> dict[str, str]:
 
 def fashion_mnist() -> str:
     """Accuracies on the 10,000 test images: of the committed runs, and as published for others."""
-    shipped = {record.page: record for record in LEDGER if record.source == "package"}
+    pages = {ROOT / record.page: record for record in LEDGER if record.source == "package"}
+    groups: dict[tuple[str, str], list[Path]] = {}  # runs that differ in nothing but the seed
+    for file in sorted((ROOT / "benchmarks" / "results").glob("**/train_*/**/evaluation.json")):
+        recipe = read_recipe(file.parent)
+        if recipe.data == "fashion_mnist":
+            how = f"{'GPU' if file.parent.parent.name == 'train_jax' else 'CPU'}, {recipe.precision}"
+            groups.setdefault((recipe.model, how), []).append(file.parent)
     rows = []
-    for log in sorted((ROOT / "benchmarks" / "results").glob("train_fashion_mnist*/evaluation.json")):
-        page, recipe = log.parent.relative_to(ROOT).as_posix(), read_recipe(log.parent)
-        top1 = f"{100 * json.loads(log.read_text())['test']['accuracy']:.2f}"
-        if page in shipped:
-            assert top1 == f"{shipped[page].results[0].top1:.2f}"
-        info = model_info(recipe.model)
-        how = f"[{recipe.precision}, {recipe.epochs} epochs, seed {recipe.seed}](../{page})"
-        rows.append((f"`{info.constructor}`", f"{info.parameters:,}", top1, "–", how, "yes" if page in shipped else ""))
+    for (name, how), logs in sorted(groups.items(), key=lambda group: (model_info(group[0][0]).constructor, group[0])):
+        found = [100 * json.loads((log / "evaluation.json").read_text())["test"]["accuracy"] for log in logs]
+        own = [f"{pages[log].results[0].top1:.2f}" for log in logs if log in pages]
+        assert not own or own == [f"{found[0]:.2f}"]
+        seeds = ", ".join(f"[{read_recipe(log).seed}](../{log.relative_to(ROOT).as_posix()})" for log in logs)
+        info, runs = model_info(name), f"{how}, {read_recipe(logs[0]).epochs} epochs, seeds {seeds}"
+        rows.append((f"`{info.constructor}`", f"{info.parameters:,}", *(own or [""]), spread(found), "–", runs))
     small = model_info(Bundle.open(BUNDLE).manifest.model).constructor
-    rows.append((f"`{small}` in int8", "", f"{TOP1['int8']:.2f}", "–", "of `keras-resnets sample`", "yes"))
-    rows += [(name, "", "–", f"{top1}", "", "") for name, top1 in FASHION_MNIST.items()]
-    columns = ("network", "parameters", "measured here (%)", "published (%)", "run", "in the package")
-    return markdown(columns, rows, right=(1, 2, 3))
+    rows.append((f"`{small}` in int8", "", f"{TOP1['int8']:.2f}", "", "–", "of `keras-resnets sample`"))
+    rows += [(name, "", "", "–", f"{top1}", "") for name, top1 in FASHION_MNIST.items()]
+    columns = (
+        "network", "parameters", "in the package (%)", "measured here (%): median (range)", "published (%)", "runs",
+    )  # fmt: skip
+    return markdown(columns, rows, right=(1, 2, 3, 4))
 
 
 def degradation() -> str:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -71,11 +72,16 @@ def test_the_usual_permissions(tmp_path):
     try:
         with atomic_file(tmp_path / "file") as draft:
             draft.write_text("x")
+        with atomic_file(tmp_path / "renamed") as draft:  # as safetensors writes
+            descriptor, other = tempfile.mkstemp(dir=tmp_path)
+            os.close(descriptor)
+            os.replace(other, draft)
         with atomic_folder(tmp_path / "folder"):
             pass
     finally:
         os.umask(old)
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "renamed").stat().st_mode & 0o777 == 0o644
     assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o755
 
 
@@ -219,6 +225,7 @@ def test_on_linux_a_replaced_folder_is_there_at_every_moment(tmp_path):
     target = tmp_path / "bundle"
     code = """
 import sys
+import tempfile
 from keras_resnets.atomic import atomic_folder
 for i in range(100):
     with atomic_folder(sys.argv[1], overwrite=True) as draft:

@@ -188,12 +188,15 @@ def draw(outcome: Outcome, file: Path) -> None:
         axes[0, 0].plot(range(1, len(one["losses"]) + 1), _smooth(one["losses"]), color=colour, label=one["network"])
     for family in FAMILIES:
         mine = _by_depth(networks, family)
-        if not mine:
-            continue
-        layers = [one["layers"] for one in mine]
-        for axis, key in ((axes[0, 1], "step_seconds"), (axes[0, 2], "memory_mb")):
-            axis.plot(layers, [one[key] for one in mine], "o-", color=FAMILY_COLORS[family], label=family)
-    axes[0, 0].set(title="loss", xlabel="step", ylabel="cross-entropy", ylim=(0, None))
+        # Pre-activation networks are of other blocks: no line leads to them.
+        for label, style, v2 in ((family, "o-", False), (f"{family}, pre-activation", "D", True)):
+            chosen = [one for one in mine if one["network"].endswith("v2") == v2]
+            if not chosen:
+                continue
+            layers = [one["layers"] for one in chosen]
+            for axis, key in ((axes[0, 1], "step_seconds"), (axes[0, 2], "memory_mb")):
+                axis.plot(layers, [one[key] for one in chosen], style, color=FAMILY_COLORS[family], label=label)
+    axes[0, 0].set(title="loss", xlabel="step", ylabel="cross-entropy", yscale="log")
     axes[0, 1].set(title="a step", xlabel="layers", ylabel="seconds", xscale="log", yscale="log")
     axes[0, 2].set(title="memory of the process", xlabel="layers", ylabel="MB", xscale="log", ylim=(0, None))
     for axis in axes.flat:

@@ -43,7 +43,6 @@ _CARD = "https://huggingface.co/{}"
 _TABLE = "https://github.com/huggingface/pytorch-image-models/blob/main/results/results-imagenet.csv"
 _RA4_PAGE = "https://huggingface.co/blog/rwightman/resnet-trick-or-treat"
 _KERAS_PAGE = "https://keras.io/api/applications/"
-_LOGS = "benchmarks/results/train_fashion_mnist_bfloat16_{}_seed0"  # of this package's sources
 
 _RSB = "ResNet strikes back (arXiv:2110.00476), recipe "
 _LAMB = "LAMB, binary cross-entropy, cosine schedule with warm-up"
@@ -278,10 +277,19 @@ _KERAS: tuple[tuple[str, str, str, str, str, _Score], ...] = (
     ("vgg19", "vgg19", "cbe5617147190e668d6c5d5026f83318", "caffe", "CC-BY-4.0", (71.3, 90.0)),
 )
 
-_BFLOAT16 = "--recipe fashion_mnist --precision bfloat16"
-# model, SHA-256 of its file in this package, top-1, how it was trained
+_CPU = "keras-resnets train --recipe fashion_mnist --precision bfloat16"
+_GPU = "python benchmarks/train_jax.py runs --recipe fashion_mnist"
+_GPU_WIDE = f"{_GPU}_wide"
+_LOGS = {_CPU: "train_fashion_mnist_bfloat16_{}_seed0"}  # in benchmarks/results of this package's sources
+# model, SHA-256 of its file in this package, top-1, the command that trained it
 _OWN: tuple[tuple[str, str, float, str], ...] = (
-    ("resnet20", "1597df0e01345f4a1286d9ed930ebf2aae2d31ea2a134738d9eb7d976e28b0b6", 93.92, _BFLOAT16),
+    ("resnet20", "1597df0e01345f4a1286d9ed930ebf2aae2d31ea2a134738d9eb7d976e28b0b6", 93.92, _CPU),
+    ("plainnet20", "988b95c5d2949bea07f16e88bfb4b62e1a062c00fb08a51a947f4bd4bfea3a51", 93.62, _GPU),
+    ("plainnet56", "95eeccd8b20f31d6ed59982fdbaa150f0290b8dc9ec26d8dc3d8e0de7125ac89", 91.84, _GPU),
+    ("resnet56", "0b607c6de9903115daedab935454b8f64b8ea40c71bf81432e50b7a3c3c535a2", 94.13, _GPU),
+    ("resnet20v2", "af637a33b9c75276f966118f2a9c67a489fa213093823fe953fc775db9017adf", 93.94, _GPU),
+    ("densenetbc40_12", "cefd1880ac86ce651ede1f6fcf459524324ac64b1fbb1ebe6d5e4ae9dba8437d", 94.15, _GPU),
+    ("wrn16_4", "dda553e083b5cc300e8c5c7407902fa939d965df5f241a92525bf3e2a3a965ef", 94.98, _GPU_WIDE),
 )
 
 
@@ -361,7 +369,7 @@ def _page(model: str, tag: str, repository: str) -> str:
     return _TABLE if in_table else _CARD.format(repository)
 
 
-def _own(model: str, sha256: str, top1: float, options: str) -> Weights:
+def _own(model: str, sha256: str, top1: float, command: str) -> Weights:
     return Weights(
         model=model,
         tag=FASHION_MNIST,
@@ -374,9 +382,9 @@ def _own(model: str, sha256: str, top1: float, options: str) -> Weights:
         naming="zoo",
         license="Apache-2.0",
         results=(Result(top1, None, 28, None),),
-        recipe=f"keras-resnets train {options} --model {model}",
+        recipe=f"{command} --model {model}",
         preprocessing=preprocessing.FASHION_MNIST,
-        page=_LOGS.format(model),
+        page="benchmarks/results/" + _LOGS.get(command, "train_jax/{}-seed0").format(model),
         classes=10,
         labels=FASHION_MNIST,
     )
