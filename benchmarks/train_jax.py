@@ -20,7 +20,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -88,20 +88,11 @@ class Trainer:
             variable.assign(value)
         state = self._state()
         state = (*state, [jnp.zeros_like(value) for value in state[0]])
-        augmentation, number = Augmentation(pad=recipe.pad, flip=recipe.flip), len(self.data.train)
+        seen = self.steps * recipe.batch_size
         for epoch in range(recipe.epochs):
             began = time.perf_counter()
-            order = epoch_order(number, seed, epoch)[: self.steps * recipe.batch_size]
-            draws = draw(augmentation, number, self.data.preprocessing.size, seed, epoch)
-            none = np.zeros((number, 2), np.int32), np.zeros(number, bool)
-            changes = [row if row is not None else off for row, off in zip((draws.offsets, draws.flips), none)]
-            batches = [
-                rows.reshape(self.steps, recipe.batch_size, *rows.shape[1:])
-                for rows in (order.astype(np.int32), *(change[order] for change in changes))
-            ]
-            rates = self.rates(np.arange(epoch * self.steps, (epoch + 1) * self.steps))
-            state, losses, correct = self._epoch(state, self.images, self.labels, *batches, rates)
-            losses, seen = np.asarray(losses, np.float64), order.size
+            state, losses, correct = self._epoch(state, self.images, self.labels, *self._plan(seed, epoch))
+            losses = np.asarray(losses, np.float64)
             if not np.isfinite(losses).all():
                 raise FloatingPointError(f"{recipe.model}, seed {seed}: the loss is not finite in epoch {epoch + 1}")
             seconds = time.perf_counter() - began
@@ -110,9 +101,22 @@ class Trainer:
                 row |= {f"val_{name}": value for name, value in self.test(state, self.curve).items()}
             after = float(self.rates(np.array((epoch + 1) * self.steps)))
             yield row | {"learning_rate": after, "seconds": seconds, "images_per_second": seen / seconds}
-        for variables, values in zip((self.model.trainable_variables, self.model.non_trainable_variables), state):
+        own = self.model.trainable_variables, self.model.non_trainable_variables
+        for variables, values in zip(own, state[:2], strict=True):
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value)
+
+    def _plan(self, seed: int, epoch: int) -> list[Any]:
+        """[steps, batch, …] each: rows of the images, corners of the crops, who is mirrored; and the rates [steps]."""
+        recipe, number = self.recipe, len(self.data.train)
+        order = epoch_order(number, seed, epoch)[: self.steps * recipe.batch_size]
+        augmentation = Augmentation(pad=recipe.pad, flip=recipe.flip)
+        draws = draw(augmentation, number, self.data.preprocessing.size, seed, epoch)
+        corners = np.zeros((number, 2), np.int32) if draws.offsets is None else draws.offsets
+        mirrored = np.zeros(number, bool) if draws.flips is None else draws.flips
+        columns = order.astype(np.int32), corners[order], mirrored[order]
+        batches = [column.reshape(self.steps, recipe.batch_size, *column.shape[1:]) for column in columns]
+        return [*batches, self.rates(np.arange(epoch * self.steps, (epoch + 1) * self.steps))]
 
     def rates(self, step: Any) -> Any:
         """The learning rates at steps, float32 as `step` is shaped: a linear warm-up, then half a cosine."""
@@ -122,7 +126,7 @@ class Trainer:
         return (self.recipe.peak_rate * np.where(step < warmup, step / max(warmup, 1), falling)).astype(np.float32)
 
     def test(self, state: Any = None, rows: Any = None) -> dict[str, float]:
-        """Mean loss and accuracy over the test images, or some of them, in float32; by default of the model as it is."""
+        """Mean loss and accuracy over the test images, or some rows, in float32; by default of the model as it is."""
         params, moving = (state or self._state())[:2]
         images, labels = _arrays(self.data.test if rows is None else self.data.test.take(rows))
         sums = np.zeros(2)
@@ -177,7 +181,7 @@ class Trainer:
         return logits.astype(jnp.float32), moving
 
     def _updated(self, params: Any, momenta: Any, gradients: Any, rate: Any) -> tuple[list[Any], list[Any]]:
-        """SGD with momentum, Keras's form; the gradient of the penalty 0.5 · decay · Σw² is added to those of kernels."""
+        """SGD with momentum in Keras's form; to those of kernels the gradient of 0.5 · decay · Σw² is added."""
         new_params, new_momenta = [], []
         for weight, momentum, gradient, decays in zip(params, momenta, gradients, self._decays, strict=True):
             slope = gradient + self.recipe.weight_decay * weight if decays else gradient

@@ -28,6 +28,7 @@ _RECIPE_OPTIONS = {
     "precision": (str, "NAME", "float32, or bfloat16, which is faster where the hardware has it"),
     "image_size": (int, "PIXELS", "side of the network's input; 0: that of the images"),
 }
+_TRAINED = "plainnet20,resnet20,plainnet56,resnet56"  # what those studies look at that need trained networks
 
 
 def add_study(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -66,10 +67,10 @@ def _gradients_options(parser: argparse.ArgumentParser) -> None:
     _recipe_options(parser, "data", "train_images", "epochs", "batch_size", "learning_rate")
 
 
-def _trained_options(parser: argparse.ArgumentParser) -> None:
+def _trained_options(parser: argparse.ArgumentParser, networks: str = _TRAINED) -> None:
     parser.add_argument(
         "--networks", type=words, metavar="A,B,…",
-        help="trained networks: runs' folders, .keras files, names with weights of the package (default: resnet20)",
+        help=f"trained networks: runs' folders, .keras files, names with weights of the package (default: {networks})",
     )  # fmt: skip
     parser.add_argument("--images", type=int, metavar="N", help="test images; 0: all")
     parser.add_argument("--data", metavar="NAME", help="their data set, where they do not tell it")
@@ -89,7 +90,7 @@ def _lesion_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _landscape_options(parser: argparse.ArgumentParser) -> None:
-    _trained_options(parser)
+    _trained_options(parser, "plainnet56,resnet56")
     parser.add_argument("--points", type=int, metavar="N", help="on a side of the grid, odd (default 25)")
     parser.add_argument("--radius", type=float, help="of the square, in lengths of the filters (default 1)")
     parser.add_argument("--seed", type=int, help="of the directions (default 0)")
@@ -124,12 +125,13 @@ _STUDIES: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     ),
     "identity": (
         "  keras-resnets study identity --quick\n"
-        "  keras-resnets study identity --networks runs/resnet20,runs/plainnet20",
+        "  keras-resnets study identity --networks runs/resnet44,runs/plainnet44",
         _identity_options,
     ),
     "lesion": (
         "  keras-resnets study lesion --quick\n"
-        "  keras-resnets study lesion --networks runs/resnet56,runs/plainnet56 --images 2000",
+        "  keras-resnets study lesion --data fashion_mnist --images 2000\n"
+        "  keras-resnets study lesion --networks runs/resnet44,runs/plainnet44",
         _lesion_options,
     ),
     "landscape": (

@@ -23,8 +23,15 @@ PAGES = {  # which tables stand on which page
     "README.zh-CN.md": ("constructors",),
     "docs/models.md": ("models",),
     "docs/weights.md": ("weights",),
-    "docs/results.md": ("fashion_mnist", "degradation", "imagenet"),
-    "docs/studies.md": ("degradation_findings", "identity_findings", "lesion_findings", "landscape_findings"),
+    "docs/results.md": ("fashion_mnist", "degradation", "gpu_degradation", "imagenet"),
+    "docs/studies.md": (
+        "degradation_findings",
+        "gpu_degradation_findings",
+        "identity_findings",
+        "lesion_findings",
+        "landscape_findings",
+        "depth_findings",
+    ),
 }
 STUDIES = ROOT / "docs" / "studies"
 
@@ -55,9 +62,11 @@ def tables() -> dict[str, str]:
     return {
         **page_tables(),
         "fashion_mnist": fashion_mnist(),
-        "degradation": degradation(),
+        "degradation": degradation(STUDIES),
+        "gpu_degradation": degradation(STUDIES / "gpu"),
         "imagenet": imagenet(),
         **{f"{file.stem}_findings": findings(file) for file in STUDIES.glob("*.json")},
+        "gpu_degradation_findings": findings(STUDIES / "gpu" / "degradation.json"),
     }
 
 
@@ -87,13 +96,13 @@ def fashion_mnist() -> str:
     return markdown(columns, rows, right=(1, 2, 3, 4))
 
 
-def degradation() -> str:
-    """The committed study beside the errors that the paper gives for CIFAR-10."""
+def degradation(folder: Path) -> str:
+    """A committed study beside the errors that the paper gives for CIFAR-10."""
     columns = (
         "network", "parameters", "seeds", "training error (%): median (range)", "test error (%): median (range)",
         "published, CIFAR-10: test error (%)",
     )  # fmt: skip
-    found = Outcome.load(STUDIES / "degradation.json").rows
+    found = Outcome.load(folder / "degradation.json").rows
     rows = [
         (
             f"`{model_info(row['network']).constructor}`", f"{row['parameters']:,}", str(row["seeds"]),

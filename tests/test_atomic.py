@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -75,7 +76,7 @@ def test_the_usual_permissions(tmp_path):
         with atomic_file(tmp_path / "renamed") as draft:  # as safetensors writes
             descriptor, other = tempfile.mkstemp(dir=tmp_path)
             os.close(descriptor)
-            os.replace(other, draft)
+            Path(other).replace(draft)
         with atomic_folder(tmp_path / "folder"):
             pass
     finally:
@@ -226,6 +227,7 @@ def test_on_linux_a_replaced_folder_is_there_at_every_moment(tmp_path):
     code = """
 import sys
 import tempfile
+from pathlib import Path
 from keras_resnets.atomic import atomic_folder
 for i in range(100):
     with atomic_folder(sys.argv[1], overwrite=True) as draft:

@@ -17,7 +17,7 @@ from keras_resnets.data import Dataset, load_dataset
 from keras_resnets.models import REGISTRY
 from keras_resnets.study.networks import FAMILIES
 from keras_resnets.study.outcome import Outcome, StudyError
-from keras_resnets.study.runs import finished, history, test_accuracy, this_environment, train_run
+from keras_resnets.study.runs import environment_of, finished, history, merged, test_accuracy, train_run
 from keras_resnets.training.config import Recipe
 
 DEPTHS = (20, 32, 44, 56)
@@ -142,7 +142,7 @@ def _gather(folder: Path, runs: Sequence[Run], recipe: Recipe, data: str) -> Out
         [_finding(family, curves) for family in FAMILIES if _depths_of(family, curves)],
         [_row(name, net) for name, net in curves.items()],
         {"curves": curves},
-        this_environment(),
+        merged([environment_of(folder / run.name) for run in runs]),
     )
 
 
@@ -185,14 +185,15 @@ def _finding(family: str, curves: dict[str, Any]) -> str:
         return f"{family}, {first['depth']} layers: training error {spread(_ends(first))}%"
     low, high = _ends(first), _ends(last)
     if min(high) > max(low):
-        verdict = "is above that of" if len(low) > 1 else "is above, in one seed, that of"
+        verdict = "is above that of"
     elif max(high) < min(low):
         verdict = "is below that of"
     else:
         verdict = "overlaps that of"
+    seeds = f"median, and range over {len(low)} seeds" if len(low) > 1 else "one seed"
     return (
         f"{family}: the training error of {last['depth']} layers, {spread(high)}%, {verdict} {first['depth']} layers, "
-        f"{spread(low)}% (median, and range over {len(low)} seed{'s' if len(low) > 1 else ''})"
+        f"{spread(low)}% ({seeds})"
     )
 
 

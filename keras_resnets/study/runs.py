@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from keras_resnets.data import Dataset
 from keras_resnets.extras import extra
 from keras_resnets.study.outcome import StudyError
 from keras_resnets.training.config import RECIPE, Recipe, differences, read_recipe
-from keras_resnets.training.records import EVALUATION, HISTORY, environment
+from keras_resnets.training.records import ENVIRONMENT, EVALUATION, HISTORY, environment
 from keras_resnets.training.run import train
 
 with extra("tensorflow"):
@@ -52,6 +53,24 @@ def history(folder: Path) -> list[dict[str, Any]]:
 def test_accuracy(folder: Path) -> float:
     """Of a finished run."""
     return float(json.loads((folder / EVALUATION).read_text(encoding="utf-8"))["test"]["accuracy"])
+
+
+def environment_of(folder: Path) -> dict[str, Any]:
+    """Versions and devices of a run."""
+    found: dict[str, Any] = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
+    return found
+
+
+def merged(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Several as one; where they differ, a list of what there is."""
+    found = {}
+    for name in dict.fromkeys(name for one in environments for name in one):
+        values: list[Any] = []
+        for one in environments:
+            if one.get(name) not in values:
+                values.append(one.get(name))
+        found[name] = values[0] if len(values) == 1 else values
+    return found
 
 
 def this_environment() -> dict[str, Any]:

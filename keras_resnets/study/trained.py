@@ -21,7 +21,7 @@ from keras_resnets.weights import list_weights
 
 WEIGHTS = "fashion_mnist"  # tag of the weights that the package brings
 SAMPLE = "fashion_mnist_sample"  # and test images
-NETWORKS = ("resnet20",)  # that studies look at unless told otherwise
+NETWORKS = ("plainnet20", "resnet20", "plainnet56", "resnet56")  # that studies look at unless told otherwise
 
 
 class Trained(NamedTuple):

@@ -75,7 +75,7 @@ def nets(shallow, deep):
         ([1.0, 2.0, 1.5], [2.1, 4.0, 3.0], "is above that of 20 layers"),
         ([1.0, 2.0, 1.5], [1.9, 4.0, 3.0], "overlaps that of"),
         ([1.0, 2.0, 1.5], [0.5, 0.9, 0.1], "is below that of"),
-        ([1.0], [2.0], "is above, in one seed, that of"),
+        ([1.0], [2.0], "2.00%, is above that of 20 layers, 1.00% (one seed)"),
     ],
 )
 def test_the_verdict_needs_every_seed(shallow, deep, verdict):

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from keras_resnets import create_model
-from keras_resnets.study import StudyError, identity, landscape, lesion
+from keras_resnets.study import StudyError, identity, landscape, lesion, of_landscape
 from keras_resnets.study.blocks import Blocks
 from keras_resnets.study.of_identity import deepened, layer_responses
 from keras_resnets.study.of_landscape import Surface, filter_normalised
 from keras_resnets.study.of_lesion import PathGradients, kendall, path_weights
-from keras_resnets.study.trained import trained_network, trained_networks
+from keras_resnets.study.trained import NETWORKS, trained_network, trained_networks
 
 
 @pytest.fixture(scope="module")
@@ -265,11 +265,22 @@ def test_landscape(runs, tmp_path, is_picture):
 # Without a word: what the package brings.
 
 
+@pytest.mark.parametrize(
+    ("study", "networks"), [("lesion", NETWORKS), ("identity", NETWORKS), ("landscape", of_landscape.NETWORKS)]
+)
+def test_the_help_names_the_networks(study, networks, capsys):
+    from keras_resnets.cli import main
+
+    with pytest.raises(SystemExit):
+        main(["study", study, "--help"])
+    assert f"(default:{','.join(networks)})" in "".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize("study", ["identity", "lesion", "landscape"])
 def test_the_quick_studies_need_nothing_but_the_package(study, tmp_path, monkeypatch, capsys, is_picture):
     from keras_resnets.cli import main
 
     monkeypatch.setenv("KERAS_RESNETS_FASHION_MNIST", str(tmp_path))  # where no data set is
     assert main(["study", study, "--quick", "--quiet", "--images", "40", "--out", str(tmp_path / "out")]) == 0
-    assert "resnet20" in capsys.readouterr().out
+    assert "resnet56" in capsys.readouterr().out
     assert is_picture(tmp_path / "out" / f"{study}.png")
