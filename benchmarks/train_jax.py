@@ -2,10 +2,10 @@
 
     python benchmarks/train_jax.py FOLDER --recipe fashion_mnist --model resnet56 --seeds 0,1,2
 
-Beyond ResNet-20, the weights that come with the package were trained this way: small networks leave a GPU idle between
-TensorFlow's steps. Order and augmentation are those of `keras-resnets train` to the image, and so are schedule, penalty
+For a machine that has JAX and no TensorFlow. Beyond ResNet-20, the weights that come with the package were trained this
+way. Order and augmentation are those of `keras-resnets train` to the image, and so are schedule, penalty
 and update; other are the random numbers of the initial weights, and sums are not the same to the bit from run to run.
-tests/models/test_backends.py holds the losses of both to each other.
+tests/training/test_jax_trainer.py holds the losses of both to each other.
 
 FOLDER gets a folder MODEL-seedN each, like that of `keras-resnets train`, with the weights as model.safetensors. Needs
 Keras, JAX, Pillow, rich and safetensors, and no TensorFlow.
