@@ -19,6 +19,7 @@ import json
 import math
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,13 +37,13 @@ import numpy as np
 
 from keras_resnets.data import Dataset, load_dataset
 from keras_resnets.data.augmentation import Augmentation, draw
-from keras_resnets.data.dataset import Split
+from keras_resnets.data.dataset import DataError, Split
 from keras_resnets.data.plan import epoch_order, steps_per_epoch
 from keras_resnets.models import create_model
 from keras_resnets.models.files import describe
 from keras_resnets.models.layers import linear_head
 from keras_resnets.models.loading import save_weights
-from keras_resnets.training.config import Recipe
+from keras_resnets.training.config import Recipe, TrainingError
 from keras_resnets.training.recipes import RECIPES
 
 # What a recipe may say beside these is not here.
@@ -51,6 +52,7 @@ _USED = {
     "precision", "pad", "flip", "train_images", "seed", "deterministic",
 }  # fmt: skip
 _TEST_BATCH = 1000
+_EVALUATION = "evaluation.json"
 Row = dict[str, Any]
 
 
@@ -236,22 +238,24 @@ def write_run(folder: Path, recipe: Recipe, rows: Sequence[Row], test: dict[str,
         "devices": {jax.devices()[0].device_kind: 1},
         "strategy": "benchmarks/train_jax.py",
     }
-    contents = {
-        "environment": environment,
-        "recipe": recipe.to_dict(),
-        "history": history,
-        "evaluation": {"test": test},
-    }
-    for name, content in contents.items():
-        (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
     with (folder / "log.csv").open("w", newline="") as stream:
         table = csv.DictWriter(stream, list(rows[0]))
         table.writeheader()
         table.writerows(rows)
+    contents = {
+        "environment.json": environment,
+        "recipe.json": recipe.to_dict(),
+        "history.json": history,
+        _EVALUATION: {"test": test},  # last: where it is, the run is whole
+    }
+    for name, content in contents.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def recipe_named(name: str) -> Recipe:
     """One of RECIPES, or that of a recipe.json."""
+    if not name.endswith(".json") and name not in RECIPES:
+        raise ValueError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
     return Recipe.from_dict(json.loads(Path(name).read_text())) if name.endswith(".json") else RECIPES[name]()
 
 
@@ -279,6 +283,9 @@ def main() -> None:
         if now + last > began + 60 * given.minutes:
             break
         run = given.folder / f"{recipe.model}-seed{seed}"
+        if (run / _EVALUATION).exists():
+            print(f"{run} is there already")
+            continue
         run.mkdir(parents=True, exist_ok=True)
         rows = []
         for row in trainer.run(seed):
@@ -292,4 +299,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError, TrainingError, DataError) as problem:
+        sys.exit(f"train_jax.py: {problem}")
