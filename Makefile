@@ -4,6 +4,8 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 # Tests with a target of their own.
 APART := not jax and not browser and not faults and not ray and not timing and not docs and not notebooks
+# Two processes; the tests of a file stay together, since they share what they trained.
+PARALLEL := -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-train test test-all test-browser test-docs test-faults test-jax test-notebooks test-ray test-timing \
@@ -26,10 +28,10 @@ demo-train: $(INSTALLED) ## the same with a network that is trained first, half 
 	$(BIN)/keras-resnets demo --train
 
 test: $(INSTALLED) ## the test suite
-	$(BIN)/python -m pytest -m "not slow and $(APART)"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and $(APART)"
 
 test-all: $(INSTALLED) ## the test suite with the whole registry
-	$(BIN)/python -m pytest -m "$(APART)"
+	$(BIN)/python -m pytest $(PARALLEL) -m "$(APART)"
 
 test-jax: $(INSTALLED) ## every model on Keras's JAX backend against TensorFlow's
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[jax]"

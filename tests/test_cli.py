@@ -152,7 +152,7 @@ def test_weights_convert_to_timm_and_back(work, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["info", "resnet51.a1_in1k"], "did you mean resnet50"),
+        (["info", "resnet51.a1_in1k"], "or resnet50"),
         (["info", "resnet50.a9_in1k"], "did you mean"),
         (["list", "nothing"], "no pretrained weights of nothing"),
         (["verify", "resnet50.a1_in1k", "--file", "missing.safetensors"], "missing.safetensors"),

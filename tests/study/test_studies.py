@@ -12,6 +12,7 @@ from keras_resnets.data import load_dataset
 from keras_resnets.study import STUDIES, StudyError, degradation, depth, gradients
 from keras_resnets.study.of_degradation import RECIPE, _finding, spread
 from keras_resnets.study.of_gradients import SETTINGS, line, product_law
+from keras_resnets.study.runs import merged
 
 QUICKEST = replace(RECIPE, data="digits", epochs=2, train_images=128, batch_size=64, pad=1)
 
@@ -38,6 +39,7 @@ def test_degradation_tells_what_the_trainings_recorded(degraded, is_picture):
     assert [row["network"] for row in outcome.rows] == ["plainnet20", "resnet20"]
     assert is_picture(folder / "degradation.png")
     assert json.loads((folder / "degradation.json").read_text())["rows"] == json.loads(json.dumps(outcome.rows))
+    assert outcome.environment == json.loads((folder / "resnet20-seed0" / "environment.json").read_text())
 
 
 def test_what_is_trained_is_not_trained_again(degraded):
@@ -80,6 +82,11 @@ def nets(shallow, deep):
 )
 def test_the_verdict_needs_every_seed(shallow, deep, verdict):
     assert verdict in _finding("plain", nets(shallow, deep))
+
+
+def test_runs_of_several_machines_are_said_to_be():
+    assert merged([{"cpus": 2, "keras": "3"}, {"cpus": 2, "keras": "4"}]) == {"cpus": 2, "keras": ["3", "4"]}
+    assert merged([{"cpus": 2}, {"jax": "1"}]) == {"cpus": [2, None], "jax": [None, "1"]}
 
 
 def test_spread():
