@@ -25,6 +25,7 @@ _RECIPE_OPTIONS = {
     "epochs": (int, "N", "passes over them"),
     "batch_size": (int, "N", "images a step"),
     "learning_rate": (float, "RATE", "highest rate of the schedule"),
+    "clip_norm": (float, "NORM", "largest norm of all gradients together; 0 (default): not clipped"),
     "precision": (str, "NAME", "float32, or bfloat16, which is faster where the hardware has it"),
     "image_size": (int, "PIXELS", "side of the network's input; 0: that of the images"),
 }
@@ -113,7 +114,7 @@ _STUDIES: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "degradation": (
         "  keras-resnets study degradation --quick\n"
         "  keras-resnets study degradation --depths 20,56 --seeds 0,1,2 --precision bfloat16\n"
-        "  keras-resnets study degradation --depths 152 --seeds 0 --epochs 5      the extreme: ImageNet's networks",
+        "  keras-resnets study degradation --depths 152 --seeds 0 --epochs 5 --clip-norm 1     the extreme: ImageNet's",
         _degradation_options,
     ),
     "gradients": (

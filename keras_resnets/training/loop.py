@@ -136,7 +136,9 @@ class Loop:
         if not vector[IMAGES]:
             raise TrainingError("there are no images")
         if not math.isfinite(vector[LOSS]):
-            raise TrainingError("the loss is not finite any more: lower learning_rate, or raise warmup_epochs")
+            raise TrainingError(
+                "the loss is not finite any more: lower learning_rate, raise warmup_epochs, or set clip_norm"
+            )
         row = {"loss": vector[LOSS] / vector[IMAGES], "accuracy": vector[CORRECT] / vector[IMAGES]}
         for metric, state in self._metric_states(sums):
             row[metric.name] = metric.stateless_result(state)
