@@ -35,6 +35,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
+from keras_resnets.atomic import atomic_file
 from keras_resnets.data import Dataset, load_dataset
 from keras_resnets.data.augmentation import Augmentation, draw
 from keras_resnets.data.dataset import DataError, Split
@@ -238,7 +239,7 @@ def write_run(folder: Path, recipe: Recipe, rows: Sequence[Row], test: dict[str,
         "devices": {jax.devices()[0].device_kind: 1},
         "strategy": "benchmarks/train_jax.py",
     }
-    with (folder / "log.csv").open("w", newline="") as stream:
+    with atomic_file(folder / "log.csv") as draft, draft.open("w", encoding="utf-8", newline="") as stream:
         table = csv.DictWriter(stream, list(rows[0]))
         table.writeheader()
         table.writerows(rows)
@@ -249,14 +250,17 @@ def write_run(folder: Path, recipe: Recipe, rows: Sequence[Row], test: dict[str,
         _EVALUATION: {"test": test},  # last: where it is, the run is whole
     }
     for name, content in contents.items():
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+        with atomic_file(folder / name) as draft:
+            draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def recipe_named(name: str) -> Recipe:
     """One of RECIPES, or that of a recipe.json."""
-    if not name.endswith(".json") and name not in RECIPES:
+    if name.endswith(".json"):
+        return Recipe.from_dict(json.loads(Path(name).read_text(encoding="utf-8")))
+    if name not in RECIPES:
         raise ValueError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
-    return Recipe.from_dict(json.loads(Path(name).read_text())) if name.endswith(".json") else RECIPES[name]()
+    return RECIPES[name]()
 
 
 def main() -> None:

@@ -46,19 +46,23 @@ def train_run(recipe: Recipe, folder: Path, data: Dataset, note: str = "", verbo
 
 def history(folder: Path) -> list[dict[str, Any]]:
     """The rows of a run's history.json, one an epoch."""
-    rows: list[dict[str, Any]] = json.loads((folder / HISTORY).read_text(encoding="utf-8"))
+    rows: list[dict[str, Any]] = _read(folder / HISTORY)
     return rows
 
 
 def test_accuracy(folder: Path) -> float:
     """Of a finished run."""
-    return float(json.loads((folder / EVALUATION).read_text(encoding="utf-8"))["test"]["accuracy"])
+    return float(_read(folder / EVALUATION)["test"]["accuracy"])
 
 
 def environment_of(folder: Path) -> dict[str, Any]:
     """Versions and devices of a run."""
-    found: dict[str, Any] = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
+    found: dict[str, Any] = _read(folder / ENVIRONMENT)
     return found
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def merged(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
